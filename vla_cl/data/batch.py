@@ -1,0 +1,116 @@
+"""What flows from demonstrations into policies: observations and batches, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ObservationBatch:
+    """B observations.
+
+    Args:
+        instruction: B strings.
+        agent_pos: Proprioception (B, S), float32, raw units.
+        pixels: (B, H, W, 3) uint8 for each camera; empty for a policy without pixels.
+        environment_state: (B, E) float32, or None.
+    """
+
+    instruction: tuple[str, ...]
+    agent_pos: Tensor
+    pixels: Mapping[str, Tensor]
+    environment_state: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def to(self, device: torch.device | str) -> ObservationBatch:
+        """A copy on another device."""
+        return replace(
+            self,
+            agent_pos=self.agent_pos.to(device),
+            pixels={camera: images.to(device) for camera, images in self.pixels.items()},
+            environment_state=None if self.environment_state is None else self.environment_state.to(device),
+        )
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> ObservationBatch:
+        """The observations of some rows."""
+        index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
+        return ObservationBatch(
+            instruction=tuple(self.instruction[int(row)] for row in index),
+            agent_pos=self.agent_pos[index],
+            pixels={camera: images[index] for camera, images in self.pixels.items()},
+            environment_state=None if self.environment_state is None else self.environment_state[index],
+        )
+
+    @staticmethod
+    def from_environments(
+        observations: Sequence[Mapping[str, Any]], instructions: Sequence[str]
+    ) -> ObservationBatch:
+        """Stack what environments returned, one instruction each."""
+        cameras = observations[0].get("pixels", {})
+        privileged = "environment_state" in observations[0]
+
+        def stack(arrays: list[Any]) -> Tensor:
+            return torch.from_numpy(np.stack(arrays))
+
+        return ObservationBatch(
+            instruction=tuple(instructions),
+            agent_pos=stack([each["agent_pos"] for each in observations]),
+            pixels={camera: stack([each["pixels"][camera] for each in observations]) for camera in cameras},
+            environment_state=stack([each["environment_state"] for each in observations]) if privileged else None,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B training windows.
+
+    Args:
+        observation: What the policy saw before `actions[:, 0]`.
+        actions: Raw actions (B, chunk, A), float32; what lies past the end of an episode repeats the last action.
+        padding: (B, chunk) bool, True where an action lies past the end of its episode and must not be learned.
+    """
+
+    observation: ObservationBatch
+    actions: Tensor
+    padding: Tensor
+
+    def __len__(self) -> int:
+        return len(self.observation)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """A copy on another device."""
+        return Batch(self.observation.to(device), self.actions.to(device), self.padding.to(device))
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Batch:
+        """The windows of some rows."""
+        index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
+        return Batch(self.observation[index], self.actions[index], self.padding[index])
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """One batch of all the rows, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    observations = [batch.observation for batch in batches]
+    states = [each.environment_state for each in observations if each.environment_state is not None]
+    return Batch(
+        observation=ObservationBatch(
+            instruction=tuple(text for each in observations for text in each.instruction),
+            agent_pos=torch.cat([each.agent_pos for each in observations]),
+            pixels={
+                camera: torch.cat([each.pixels[camera] for each in observations])
+                for camera in observations[0].pixels
+            },
+            environment_state=torch.cat(states) if states else None,
+        ),
+        actions=torch.cat([batch.actions for batch in batches]),
+        padding=torch.cat([batch.padding for batch in batches]),
+    )

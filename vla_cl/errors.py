@@ -1,0 +1,49 @@
+"""The one family of errors that a user of vla_cl is meant to read.
+
+Every error names the thing, the offending value and the way out, in one line. The command line prints it
+without a traceback and exits with a non-zero status; library callers can catch `VlaClError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VlaClError(Exception):
+    """A mistake of the user or of the machine, told in one line. Base of every error raised on purpose."""
+
+
+class UnknownNameError(VlaClError):
+    """A suite, task, policy, strategy, backend, order or key that nobody registered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], listing: str = "") -> None:
+        known = sorted(known)
+        matches = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
+        if listing:
+            hint += f" ({listing} lists all)"
+        elif not matches:
+            hint += f"; known: {', '.join(known) or 'none'}"
+        super().__init__(f"{kind} {name!r} is not registered{hint}")
+        self.kind, self.name, self.suggestion = kind, name, matches[0] if matches else None
+
+
+class ConfigurationError(VlaClError):
+    """A value in the configuration that cannot be used."""
+
+
+class DataFileError(VlaClError):
+    """A demonstration file that is truncated, foreign, corrupted or does not fit the experiment."""
+
+
+class CheckpointError(VlaClError):
+    """A checkpoint that is damaged or belongs to another policy, strategy or configuration."""
+
+
+class RenderingError(VlaClError):
+    """No usable way to draw images on this machine."""
+
+
+class SimulationError(VlaClError):
+    """The simulator, or a process that ran it, failed."""

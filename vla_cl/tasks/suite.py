@@ -1,0 +1,100 @@
+"""An ordered tuple of tasks, its named orders, and the registry of suites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.registry import Registry
+from vla_cl.seeding import numpy_generator
+from vla_cl.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TaskSuite:
+    """Tasks that are learned one after another.
+
+    A task may appear several times (CW20 is CW10 twice); names repeat then, stages do not.
+
+    Args:
+        name: Identifier ("cw10").
+        tasks: The tasks in the suite's default order.
+        description: One line on what the suite probes, with its source.
+        orders: Other orders by name, each a permutation of the default order's task names.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    description: str = ""
+    orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigurationError(f"suite {self.name!r} has no tasks")
+        names = [task.name for task in self.tasks]
+        for order, permutation in self.orders.items():
+            if sorted(permutation) != sorted(names):
+                raise ConfigurationError(f"order {order!r} of suite {self.name!r} is not a permutation of its tasks")
+
+    def task(self, name: str) -> Task:
+        """The task of that name.
+
+        Raises:
+            UnknownNameError: The suite holds no such task.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = {task.name for task in self.tasks}
+        raise UnknownNameError("task", name, known, f"vla-cl tasks {self.name}")
+
+    @property
+    def unique_tasks(self) -> tuple[Task, ...]:
+        """The tasks without repetitions, in order of first appearance."""
+        return tuple({task.name: task for task in self.tasks}.values())
+
+    def sequence(self, order: str | int = "default", length: int | None = None) -> tuple[Task, ...]:
+        """The tasks in a named order, or in the random permutation that an integer seed names.
+
+        Args:
+            order: "default", a key of `orders`, or a seed.
+            length: Keep only the first stages.
+        """
+        if isinstance(order, str) and order.lstrip("-").isdigit():
+            order = int(order)
+        if isinstance(order, int):
+            permutation = numpy_generator("order", self.name, order).permutation(len(self.tasks))
+            tasks = tuple(self.tasks[index] for index in permutation)
+        elif order == "default":
+            tasks = self.tasks
+        elif order in self.orders:
+            tasks = tuple(self.task(name) for name in self.orders[order])
+        else:
+            raise UnknownNameError(f"order of suite {self.name!r}", order, ["default", *self.orders])
+        if length is not None:
+            if not 1 <= length <= len(tasks):
+                raise ConfigurationError(f"length {length} is out of range for suite {self.name!r}: 1 to {len(tasks)}")
+            tasks = tasks[:length]
+        return tasks
+
+
+SUITES: Registry[Callable[[], TaskSuite]] = Registry("suite", "vla_cl.tasks", "vla-cl suites")
+"""Factories of suites by name: built when asked for, so that listing names costs nothing."""
+
+
+def register_suite(name: str) -> Callable[[Callable[[], TaskSuite]], Callable[[], TaskSuite]]:
+    """Decorator for a function without arguments that returns the suite `name`."""
+    return SUITES.decorator(name)
+
+
+def get_suite(name: str) -> TaskSuite:
+    """Build a registered suite.
+
+    Raises:
+        UnknownNameError: No such suite.
+    """
+    suite = SUITES[name]()
+    if suite.name != name:
+        raise ConfigurationError(f"the suite registered as {name!r} calls itself {suite.name!r}; make them agree")
+    return suite
