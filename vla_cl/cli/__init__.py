@@ -1,0 +1,1 @@
+"""The command line `vla-cl`: one file a command."""
