@@ -79,6 +79,11 @@ class Strategy:
         """Which adapters act on these observations, without a task id; None: the policy as it is."""
         return None
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the demonstrations that the strategy refers to weigh; its state's tensors are counted apart."""
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything above, as a tree of dicts with string keys, tensors and JSON values. Extend the parent's."""
         return {"stage": self.stage}

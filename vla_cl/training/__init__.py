@@ -1,0 +1,23 @@
+"""The training loop, its options and its checkpoints."""
+
+from __future__ import annotations
+
+from vla_cl.training.average import ExponentialMovingAverage
+from vla_cl.training.checkpoint import IntervalCheckpoints
+from vla_cl.training.loop import TrainingRow, fit
+from vla_cl.training.options import TrainingOptions, learning_rate_at, resolve_device
+from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
+
+__all__ = [
+    "ExponentialMovingAverage",
+    "IntervalCheckpoints",
+    "TrainingOptions",
+    "TrainingRow",
+    "atomic_folder",
+    "fit",
+    "learning_rate_at",
+    "load_tree",
+    "remove_partial_folders",
+    "resolve_device",
+    "save_tree",
+]

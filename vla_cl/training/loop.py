@@ -1,0 +1,194 @@
+"""The only training loop. It calls the strategy's verbs at fixed places and never asks which strategy it is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cl.data import WindowDataset, batch_indices
+from vla_cl.errors import SimulationError
+from vla_cl.policies import Policy
+from vla_cl.seeding import derive_seed, torch_generator
+from vla_cl.strategies import Strategy
+from vla_cl.training.average import ExponentialMovingAverage
+from vla_cl.training.checkpoint import IntervalCheckpoints, load_optimiser_state, optimiser_state
+from vla_cl.training.options import TrainingOptions, learning_rate_at
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One line of the training log.
+
+    Args:
+        step: Optimiser steps done.
+        loss: Imitation loss of the last batch plus the strategy's addition.
+        imitation_loss: Mean imitation loss since the last row.
+        gradient_norm: Global norm before clipping.
+        learning_rate: Of the last step.
+        seconds: Since the start of the task's training, in this process.
+    """
+
+    step: int
+    loss: float
+    imitation_loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, float]:
+        """As JSON writes it."""
+        return asdict(self)
+
+
+def fit(
+    policy: Policy,
+    data: WindowDataset,
+    strategy: Strategy,
+    options: TrainingOptions,
+    *,
+    seed: int,
+    stage: int,
+    checkpoints: IntervalCheckpoints | None = None,
+    on_row: Callable[[TrainingRow], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Fit `policy` to one task's demonstrations, in place.
+
+    Every draw is a function of (seed, stage, step), so training that was killed and goes on from `checkpoints` ends
+    with the same weights, bit for bit on a CPU. On a GPU, kernels that sum with atomics make it inexact.
+
+    Args:
+        policy: On its device.
+        data: The task's windows.
+        strategy: Its `begin_task` has been called; `end_task` is the caller's.
+        options: Steps, optimiser, schedule.
+        seed: Of the run.
+        stage: Index of the task in the sequence.
+        checkpoints: Where interval checkpoints go and come from.
+        on_row: Receives a row of the log every `options.log_every` steps.
+        on_step: Receives the number of steps done.
+
+    Raises:
+        SimulationError: The loss is not finite any more.
+    """
+    device = next(policy.parameters()).device
+    parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    optimiser = _optimiser(parameters, options, device)
+    average = ExponentialMovingAverage(parameters, options.ema) if options.ema else None
+    stage_seed = derive_seed(seed, "train", stage)
+    started = time.perf_counter()
+    imitation: list[Tensor] = []
+    done = 0
+
+    saved = checkpoints.latest() if checkpoints else None
+    if saved is not None:
+        done = _restore(saved, policy, optimiser, parameters, average, strategy)
+        if on_step:
+            on_step(done)
+
+    policy.train()
+    for step in range(done, options.steps):
+        torch.manual_seed(derive_seed(stage_seed, "global", step))
+        rate = learning_rate_at(step, options)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+        batch = strategy.batch(data.batch(batch_indices(len(data), options.batch_size, stage_seed, step))).to(device)
+        with _precision(options, device):
+            output = policy(batch, torch_generator(stage_seed, "noise", step))
+            loss = output.loss.mean() + strategy.loss(batch, output)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        strategy.gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters.values(), options.clip or math.inf)
+        optimiser.step()
+        strategy.after_step(parameters)
+        if average:
+            average.update(parameters)
+
+        imitation.append(output.loss.detach().mean())
+        finished = step + 1
+        if finished % options.log_every == 0 or finished == options.steps:
+            row = TrainingRow(
+                step=finished,
+                loss=float(loss.detach()),
+                imitation_loss=float(torch.stack(imitation).mean()),
+                gradient_norm=float(norm),
+                learning_rate=rate,
+                seconds=time.perf_counter() - started,
+            )
+            imitation.clear()
+            if not math.isfinite(row.loss):
+                raise SimulationError(
+                    f"the loss is {row.loss} after {finished} steps of stage {stage}; lower training.learning_rate"
+                )
+            if on_row:
+                on_row(row)
+        if checkpoints and options.checkpoint_every and finished % options.checkpoint_every == 0:
+            if finished < options.steps:
+                checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
+        if on_step:
+            on_step(finished)
+
+    if average:
+        average.copy_to(parameters)
+        strategy.after_step(parameters)
+    policy.eval()
+
+
+def _optimiser(
+    parameters: Mapping[str, nn.Parameter], options: TrainingOptions, device: torch.device
+) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
+    vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=tuple(options.betas), fused=True)  # type: ignore[arg-type]
+
+
+def _precision(options: TrainingOptions, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if options.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _state(
+    step: int,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    average: ExponentialMovingAverage | None,
+    strategy: Strategy,
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "policy": policy.state_dict(),
+        "optimiser": optimiser_state(optimiser, parameters),
+        "average": average.state_dict() if average else None,
+        "strategy": strategy.state_dict(),
+    }
+
+
+def _restore(
+    saved: Mapping[str, Any],
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    average: ExponentialMovingAverage | None,
+    strategy: Strategy,
+) -> int:
+    policy.load_state_dict(saved["policy"])
+    load_optimiser_state(optimiser, parameters, saved["optimiser"])
+    if average:
+        average.load_state_dict(saved["average"])
+    strategy.load_state_dict(saved["strategy"])
+    return int(saved["step"])

@@ -1,0 +1,81 @@
+"""Options of the training loop, and the schedule they describe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from vla_cl.errors import ConfigurationError
+
+
+@dataclass
+class TrainingOptions:
+    """How a policy is fitted to one task's demonstrations.
+
+    Args:
+        steps: Optimiser steps a task.
+        batch_size: Windows a step, replayed ones included.
+        learning_rate: Peak of the schedule.
+        warmup_steps: Steps of linear warm-up from 0; the rest decays along a cosine to `final_learning_rate`.
+        final_learning_rate: Where the cosine ends, as a share of the peak.
+        weight_decay: AdamW's decoupled decay; not applied to biases, norms and other vectors.
+        betas: AdamW's moments' decay rates.
+        clip: Largest global gradient norm; 0 switches clipping off.
+        ema: Decay of an exponential moving average of the weights, which is what is kept of a task; 0 switches it off.
+        precision: "float32" or "bfloat16" (autocast; the weights stay float32).
+        checkpoint_every: Steps between checkpoints inside a task; 0 writes them only between tasks.
+        log_every: Steps between rows of the training log.
+    """
+
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_learning_rate: float = 0.05
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    ema: float = 0.0
+    precision: str = "float32"
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "clip", "warmup_steps", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"training.{name} must be at least 0, got {getattr(self, name)}")
+        if not 0.0 <= self.ema < 1.0:
+            raise ConfigurationError(f"training.ema must be in [0, 1), got {self.ema}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigurationError(f"training.precision must be float32 or bfloat16, got {self.precision!r}")
+
+
+def learning_rate_at(step: int, options: TrainingOptions) -> float:
+    """Linear warm-up, then a cosine: the learning rate of step `step` (from 0)."""
+    if step < options.warmup_steps:
+        return options.learning_rate * (step + 1) / options.warmup_steps
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    floor = options.final_learning_rate
+    return options.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a name means; "auto" is the first GPU when there is one, else the CPU.
+
+    Raises:
+        ConfigurationError: The device is unknown or absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigurationError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"device {device!r} is not there: torch sees no GPU; use device=auto or device=cpu")
+    return resolved
