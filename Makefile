@@ -1,0 +1,42 @@
+# `make quickstart` and `make test` do all the set-up themselves.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint format docs benchmark wheel clean
+
+# One thread a process: the processes share the cores, and results do not depend on how many there are.
+export OMP_NUM_THREADS ?= 1
+PYTEST_OPTIONS ?=
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: ## Install everything into .venv (returns at once when done before)
+	@scripts/setup.sh
+
+quickstart: setup ## Train two strategies on a task sequence from pixels, roll out, report (under 10 minutes)
+	@.venv/bin/vla-cl run --preset quickstart strategy=sequential,replay
+
+lint: setup ## Style, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: setup ## Rewrite the code in the project's style
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+docs: setup ## Build the site into site/
+	.venv/bin/mkdocs build --strict --quiet
+
+test: lint docs ## Everything that must hold: lint, docs, tests
+	.venv/bin/python -m pytest $(PYTEST_OPTIONS)
+
+benchmark: setup ## Rollout speed, side by side with stock Meta-World
+	.venv/bin/python benchmarks/rollout.py
+
+wheel: setup ## Build a wheel into dist/
+	.venv/bin/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean: ## Remove what was built (keeps .venv, runs/ and demonstrations/)
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
