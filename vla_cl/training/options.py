@@ -25,6 +25,7 @@ class TrainingOptions:
         clip: Largest global gradient norm; 0 switches clipping off.
         ema: Decay of an exponential moving average of the weights, which is what is kept of a task; 0 switches it off.
         precision: "float32" or "bfloat16" (autocast; the weights stay float32).
+        instructions: "canonical", or "paraphrased" to train on the task's paraphrases too, episode by episode.
         checkpoint_every: Steps between checkpoints inside a task; 0 writes them only between tasks.
         log_every: Steps between rows of the training log.
     """
@@ -39,6 +40,7 @@ class TrainingOptions:
     clip: float = 1.0
     ema: float = 0.0
     precision: str = "float32"
+    instructions: str = "canonical"
     checkpoint_every: int = 500
     log_every: int = 50
 
@@ -51,6 +53,8 @@ class TrainingOptions:
                 raise ConfigurationError(f"training.{name} must be at least 0, got {getattr(self, name)}")
         if not 0.0 <= self.ema < 1.0:
             raise ConfigurationError(f"training.ema must be in [0, 1), got {self.ema}")
+        if self.instructions not in ("canonical", "paraphrased"):
+            raise ConfigurationError(f"training.instructions must be canonical or paraphrased, got {self.instructions!r}")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigurationError(f"training.precision must be float32 or bfloat16, got {self.precision!r}")
 

@@ -1,0 +1,284 @@
+"""The configuration of an experiment: its keys, and how overrides on the command line compose it.
+
+Hydra composes the groups `policy`, `strategy`, `recipe` and `preset`; a strategy's keys come from its `Options`, so a
+plug-in strategy configures like a built-in one. Every mistake ends in one line with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vla_cl.data import CollectionOptions
+from vla_cl.envs import ObservationOptions, RenderingOptions
+from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.evaluation import EvaluationOptions
+from vla_cl.policies import PolicyConfig
+from vla_cl.registry import load_plugins
+from vla_cl.strategies import STRATEGIES
+from vla_cl.training import TrainingOptions
+
+GROUPS = ("policy", "strategy", "recipe", "preset")
+
+
+@dataclass
+class ExperimentConfig:
+    """Everything that decides an experiment's numbers, and where it is written.
+
+    Args:
+        suite: Name of a registered suite.
+        order: "default", a named order of the suite, or a seed of a random permutation.
+        length: Keep only the first stages; null keeps all.
+        seed: Of initial weights, batches, noise and strategy. Initial states of the evaluation do not depend on it.
+        policy: Backbone, head and what the policy sees.
+        strategy: `name`, and the strategy's own options.
+        collection: How demonstrations are made.
+        training: How a task is fitted.
+        evaluation: How rollouts are made.
+        rendering: How images are drawn.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        output: Folder of all runs; a run's own folder in it is named after what it is.
+        data: Folder of demonstrations, shared by runs.
+        name: The run's folder inside `output`; null derives it from the configuration.
+        plugins: Python modules or files that register suites, policies, strategies or backends.
+    """
+
+    suite: str = MISSING
+    order: str = "default"
+    length: int | None = None
+    seed: int = 0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    strategy: Any = MISSING
+    collection: CollectionOptions = field(default_factory=CollectionOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    rendering: RenderingOptions = field(default_factory=RenderingOptions)
+    device: str = "auto"
+    output: str = "runs"
+    data: str = "demonstrations"
+    name: str | None = None
+    plugins: list[str] = field(default_factory=list)
+
+    @property
+    def observation(self) -> ObservationOptions:
+        """What the policy needs to see."""
+        cameras = self.policy.cameras
+        return ObservationOptions(
+            cameras=() if not self.policy.pixels else None if cameras is None else tuple(cameras),
+            image_size=self.policy.image_size,
+            privileged=self.policy.privileged,
+        )
+
+    @property
+    def strategy_options(self) -> dict[str, Any]:
+        """The strategy's options without its name."""
+        return {key: value for key, value in self.strategy.items() if key != "name"}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers: the configuration without places and process counts."""
+        values = to_dict(self)
+        for key in ("output", "data", "name"):
+            values.pop(key)
+        values["collection"].pop("processes", None)
+        values["evaluation"].pop("processes", None)
+        return values
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: the same configuration always means the same folder, which is how a run is resumed."""
+        if self.name:
+            return Path(self.output) / self.name
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        label = f"{self.suite}-{self.policy.name}-{self.strategy['name']}-seed{self.seed}"
+        return Path(self.output) / f"{label}-{digest}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
+
+
+def compose(overrides: Sequence[str], preset: str | None = None) -> list[ExperimentConfig]:
+    """Compose the configurations that overrides describe.
+
+    Args:
+        overrides: Hydra overrides ("suite=mw5", "training.steps=100"). A list after "=" (`strategy=sequential,replay`)
+            sweeps: one configuration for each combination.
+        preset: A whole experiment of `configs/preset/`; overrides win over it.
+
+    Raises:
+        ConfigurationError: A key or a value cannot be used, or `suite` is missing.
+        UnknownNameError: A policy, strategy, preset or key is not known.
+    """
+    parsed = _parse([*([f"preset={preset}"] if preset else []), *overrides])
+    load_plugins([plugin for override in parsed if override.key_or_group == "plugins" for plugin in _plugins(override)])
+    _store_schema()
+    _check_names(parsed)
+    choices = [
+        [f"{override.input_line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in parsed
+    ]
+    return [_compose_one(list(combination)) for combination in itertools.product(*choices)]
+
+
+def preset_names() -> list[str]:
+    """Names of the whole experiments that ship with the package."""
+    return [name for name in _group_files("preset") if name != "none"]
+
+
+def policy_names() -> list[str]:
+    """Names of the policy presets that ship with the package or that a plug-in stored in Hydra's ConfigStore."""
+    return sorted({*_group_files("policy"), *_stored("policy")})
+
+
+def _compose_one(overrides: list[str]) -> ExperimentConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("vla_cl.configs", version_base="1.3"):
+            composed = hydra_compose("config", overrides=overrides)
+        if OmegaConf.is_missing(composed, "suite"):
+            raise ConfigurationError("no suite was given; say suite=NAME (vla-cl suites lists all)")
+        return _instantiate(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _instantiate(composed: DictConfig) -> ExperimentConfig:
+    """Structured nodes to dataclasses, so that everything behind this line is plain Python."""
+    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    nested = {
+        "policy": PolicyConfig,
+        "collection": CollectionOptions,
+        "training": TrainingOptions,
+        "evaluation": EvaluationOptions,
+        "rendering": RenderingOptions,
+    }
+    for key, kind in nested.items():
+        values[key] = kind(**values[key])
+    return ExperimentConfig(**values)
+
+
+def _store_schema() -> None:
+    """Tell Hydra the keys and types: the root's, and each registered strategy's."""
+    store = ConfigStore.instance()
+    schema = OmegaConf.structured(ExperimentConfig)
+    for key in ("collection", "training", "evaluation", "rendering", "policy"):
+        OmegaConf.set_readonly(schema[key], None)
+    store.store(name="schema", node=schema)
+    for name in STRATEGIES:
+        options = STRATEGIES[name].Options
+        fields: list[Any] = [("name", str, field(default=name))]
+        hints = typing.get_type_hints(options)
+        fields += [(each.name, hints[each.name], _field_default(each)) for each in dataclasses.fields(options)]
+        node = dataclasses.make_dataclass(options.__qualname__.replace(".", ""), fields)
+        store.store(group="strategy", name=name, node=node)
+
+
+def _field_default(each: dataclasses.Field[Any]) -> Any:
+    if each.default_factory is not dataclasses.MISSING:
+        return field(default_factory=each.default_factory)
+    return field(default=MISSING if each.default is dataclasses.MISSING else each.default)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    for text in overrides:
+        if "=" not in text:
+            raise ConfigurationError(f"override {text!r} has no '='; write key=value, e.g. suite=mw5")
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _plugins(override: Override) -> list[str]:
+    value = override.value()
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+
+
+def _check_names(overrides: Sequence[Override]) -> None:
+    """Nearest-name errors, which Hydra's own messages lack."""
+    known = {
+        "policy": (policy_names(), "vla-cl policies"),
+        "strategy": (list(STRATEGIES), "vla-cl strategies"),
+        "recipe": (_group_files("recipe"), ""),
+        "preset": (_group_files("preset"), ""),
+    }
+    for override in overrides:
+        key = override.key_or_group
+        if key in known:
+            names, listing = known[key]
+            values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+            for value in values:
+                if str(value) not in names:
+                    raise UnknownNameError(key, str(value), names, listing)
+        elif not override.is_add() and not override.is_delete():
+            _check_key(key)
+
+
+def _check_key(key: str) -> None:
+    parts = key.split(".")
+    keys = _schema_keys()
+    if parts[0] == "strategy":
+        return  # checked by Hydra against the chosen strategy's options
+    if key in keys or any(key.startswith(f"{free}.") for free in keys if free.endswith("_options")):
+        return
+    leaves = {name.rsplit(".", 1)[-1]: name for name in keys}
+    match = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    last = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.5)
+    suggestion = match[0] if match else leaves[last[0]] if last else None
+    hint = f"; did you mean {suggestion!r}?" if suggestion else ""
+    raise ConfigurationError(f"key {key!r} is unknown{hint} (vla-cl run --dry-run suite=mw5 prints all)")
+
+
+def _schema_keys() -> list[str]:
+    def walk(kind: type, prefix: str) -> list[str]:
+        keys = []
+        hints = typing.get_type_hints(kind)
+        for each in dataclasses.fields(kind):
+            nested = hints[each.name]
+            keys.append(f"{prefix}{each.name}")
+            if dataclasses.is_dataclass(nested):
+                keys += walk(nested, f"{prefix}{each.name}.")  # type: ignore[arg-type]
+        return keys
+
+    return walk(ExperimentConfig, "")
+
+
+def _group_files(group: str) -> list[str]:
+    folder = resources.files("vla_cl.configs") / group
+    return sorted(Path(each.name).stem for each in folder.iterdir() if each.name.endswith(".yaml"))
+
+
+def _stored(group: str) -> list[str]:
+    node = ConfigStore.instance().repo.get(group, {})
+    return [Path(name).stem for name in node]
+
+
+def _one_line(error: Exception) -> str:
+    """The telling part of Hydra's and OmegaConf's messages, in one line."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https", "Set the env"))]
+    return " ".join(kept) or type(error).__name__

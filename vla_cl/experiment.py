@@ -1,0 +1,205 @@
+"""The task-sequence loop. Read this file first.
+
+Demonstrations come from scripted experts, one training loop fits the policy under a strategy's seven verbs, rollouts
+on every task measure what is known after every task, and all that was measured is written where a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from vla_cl.config import ExperimentConfig, to_dict
+from vla_cl.data import DemonstrationFile, Statistics, WindowDataset, compute_statistics, demonstrations_for
+from vla_cl.envs import EnvironmentPool
+from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise
+from vla_cl.evaluation.report import write_report
+from vla_cl.files import write_json
+from vla_cl.policies import Policy, PolicyFeatures, build_policy
+from vla_cl.progress import progress_bar
+from vla_cl.run_folder import RunFolder
+from vla_cl.seeding import derive_seed
+from vla_cl.strategies import Strategy, build_strategy
+from vla_cl.tasks import Task, TaskSuite, get_suite
+from vla_cl.tensorboard import TensorBoardLog
+from vla_cl.training import TrainingRow, fit, resolve_device
+
+
+def run_experiment(config: ExperimentConfig) -> Path:
+    """Run a task sequence from wherever its folder stands, and return the folder.
+
+    A run that was killed at any moment goes on and ends with the numbers that it would have had; a finished one only
+    computes its metrics and its report again.
+
+    Raises:
+        VlaClError: Something in the configuration, the data or the machine stops it; what is done so far stays.
+    """
+    suite = get_suite(config.suite)
+    sequence = suite.sequence(config.order, config.length)
+    run = RunFolder(config.folder)
+    with run.opened(config, sequence):
+        TaskSequence(config, suite, sequence, run).learn()
+        finish(run, config, sequence)
+    return run.path
+
+
+class TaskSequence:
+    """A policy and a strategy on their way through a sequence of tasks.
+
+    Args:
+        config: The experiment.
+        suite: Where the tasks come from.
+        sequence: The tasks in the order in which they are learned.
+        run: Where everything is written.
+    """
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite, sequence: tuple[Task, ...], run: RunFolder) -> None:
+        self.config = config
+        self.suite = suite
+        self.sequence = sequence
+        self.run = run
+
+    def learn(self) -> None:
+        """Learn the tasks one after another, and measure all of them after each."""
+        run, config = self.run, self.config
+        self.policy: Policy = self.fresh_policy()
+        self.strategy: Strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
+        learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
+        if learned:
+            run.restore(learned - 1, self.policy, self.strategy)
+
+        with ExitStack() as stack:
+            self.pool = stack.enter_context(EnvironmentPool(config.evaluation.processes))
+            tensorboard = TensorBoardLog(run.path / "tensorboard", config.training.steps)
+            self.log = stack.enter_context(closing(tensorboard))
+            if not learned and config.evaluation.zero_shot:
+                self.evaluate(-1)
+            for stage, task in enumerate(self.sequence):
+                if stage >= learned:
+                    self.learn_task(stage, task)
+                if stage >= learned - 1:
+                    self.evaluate(stage)
+
+    def learn_task(self, stage: int, task: Task) -> None:
+        """One stage: demonstrations, training under the strategy, checkpoint."""
+        demonstrations = self.demonstrations(task)
+        started = time.perf_counter()
+        self.strategy.begin_task(task, self.policy, demonstrations)
+        log = self.run.training_log(stage)
+
+        def on_row(row: TrainingRow) -> None:
+            log.add(row)
+            self.log.training(stage, row)
+
+        with progress_bar(f"training {task.name}", self.config.training.steps) as advance:
+            fit(
+                self.policy,
+                demonstrations,
+                self.strategy,
+                self.config.training,
+                seed=self.config.seed,
+                stage=stage,
+                checkpoints=self.run.interval_checkpoints(stage),
+                on_row=on_row,
+                on_step=advance,
+            )
+        self.strategy.end_task(task, self.policy, demonstrations)
+        self.run.store(stage, self.policy, self.strategy)
+        self.run.add_to_ledger(
+            stage,
+            task=task.name,
+            train_seconds=time.perf_counter() - started,
+            demonstration_bytes=demonstrations.path.stat().st_size,
+            **costs(self.policy, self.strategy),
+        )
+
+    def evaluate(self, stage: int) -> None:
+        """Roll out on every task that the protocol asks for after a stage, unless its rows are there already."""
+        if self.run.episodes_path(stage).exists():
+            return
+        started = time.perf_counter()
+        controller = PolicyController(self.policy, self.strategy.route, resolve_device(self.config.device))
+        rows: list[EpisodeRow] = evaluate_stage(
+            controller,
+            self.sequence,
+            stage=stage,
+            options=self.config.evaluation,
+            observation=self.config.observation,
+            rendering=self.config.rendering,
+            pool=self.pool,
+            seed=self.config.seed,
+            plugins=self.config.plugins,
+            video_folder=self.run.video_folder(stage),
+        )
+        self.run.store_rows(stage, rows)
+        self.run.add_to_ledger(stage, evaluate_seconds=time.perf_counter() - started)
+        self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])
+
+    def demonstrations(self, task: Task) -> WindowDataset:
+        """The windows of a task's demonstrations, collected unless they are there."""
+        config = self.config
+        path = demonstrations_for(
+            task,
+            Path(config.data),
+            config.collection,
+            config.observation,
+            config.rendering,
+            plugins=config.plugins,
+        )
+        return WindowDataset(
+            path,
+            config.policy.chunk,
+            privileged=config.policy.privileged,
+            instructions=task.instructions(config.training.instructions),
+        )
+
+    def fresh_policy(self) -> Policy:
+        """An untrained policy, its normalisation frozen: declared by the suite, else taken from the first task."""
+        config = self.config
+        first = self.demonstrations(self.sequence[0])
+        with DemonstrationFile(first.path) as file:
+            features = PolicyFeatures(
+                action_dim=file.action_dim,
+                agent_pos_dim=file.agent_pos_dim,
+                cameras=tuple(file.cameras) if config.policy.pixels else (),
+                image_size=config.policy.image_size,
+                environment_state_dim=file.environment_state_dim if config.policy.privileged else 0,
+            )
+        policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
+        declared = self.suite.ranges
+        policy.set_statistics(Statistics.from_ranges(declared) if declared else compute_statistics(first))
+        return policy.to(resolve_device(config.device)).eval()
+
+
+def costs(policy: Policy, strategy: Strategy) -> dict[str, int]:
+    """What the policy and the strategy hold, in bytes and in trained parameters."""
+    parameters = list(policy.parameters())
+    return {
+        "policy_bytes": sum(each.numel() * each.element_size() for each in parameters),
+        "strategy_bytes": _tensor_bytes(strategy.state_dict()) + strategy.memory_bytes,
+        "trainable_parameters": sum(each.numel() for each in parameters if each.requires_grad),
+    }
+
+
+def finish(run: RunFolder, config: ExperimentConfig, sequence: tuple[Task, ...]) -> dict[str, Any]:
+    """Compute the metrics from the episode rows, and draw the report."""
+    ledger = run.ledger()
+    timed = ("train_seconds", "evaluate_seconds")
+    metrics = summarise(run.rows(), [task.name for task in sequence])
+    metrics["seconds"] = sum(entry.get(key, 0.0) for entry in ledger for key in timed)
+    metrics["strategy_needs"] = vars(build_strategy(config.strategy["name"], config.strategy_options, 0).needs)
+    write_json(run.path / "metrics.json", metrics)
+    with closing(TensorBoardLog(run.path / "tensorboard", config.training.steps)) as log:
+        log.results(to_dict(config), metrics)
+    write_report([run.path], run.path / "report.html")
+    return metrics
+
+
+def _tensor_bytes(tree: Any) -> int:
+    if hasattr(tree, "element_size"):
+        return int(tree.numel() * tree.element_size())
+    if isinstance(tree, dict):
+        return sum(_tensor_bytes(each) for each in tree.values())
+    return 0

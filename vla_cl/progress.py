@@ -1,0 +1,47 @@
+"""Progress of anything that takes over two seconds: a bar on a terminal, a log line elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int], None]
+"""Told how many units are done so far."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """Show progress towards `total` on standard error, and log one line with the duration at the end.
+
+    On a terminal a bar lives as long as the block; elsewhere only the log line remains, so that files stay readable.
+
+    Args:
+        description: What is going on ("training window-close").
+        total: Units of work.
+
+    Yields:
+        A function that takes the number of units done so far.
+    """
+    started = time.perf_counter()
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda done: progress.update(task, completed=done)
+    else:
+        yield lambda done: None
+    logger.info("%s: %.1f s", description, time.perf_counter() - started)

@@ -1,0 +1,208 @@
+"""The folder of one run: what is in it, what of it is complete, and how a killed run finds its place again."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vla_cl.config import ExperimentConfig, to_dict
+from vla_cl.errors import CheckpointError, ConfigurationError
+from vla_cl.evaluation import EpisodeRow, read_rows, write_rows
+from vla_cl.files import remove_partial_files, write_json, write_text
+from vla_cl.policies import Policy
+from vla_cl.strategies import Strategy
+from vla_cl.tasks import Task
+from vla_cl.training import (
+    IntervalCheckpoints,
+    TrainingRow,
+    atomic_folder,
+    load_tree,
+    remove_partial_folders,
+    save_tree,
+)
+
+_PACKAGES = ("vla_cl", "torch", "transformers", "mujoco", "gymnasium", "metaworld", "robosuite", "numpy", "h5py")
+
+
+class RunFolder:
+    """One run on disk.
+
+        config.json  environment.json  sequence.json     what was run, with what
+        checkpoints/stage_00/                            policy and strategy after each task
+        checkpoints/training/stage_00/                   the latest state inside the task in progress
+        training/stage_00.jsonl                          loss, step by step
+        episodes/zero_shot.jsonl  episodes/stage_00.jsonl one row an episode
+        videos/stage_00/<task>.mp4  tensorboard/         to look at
+        ledger.json  metrics.json  report.html           bytes and seconds, results
+
+    A stage's checkpoint folder and a stage's episode file appear whole or not at all; what is there is complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @contextmanager
+    def opened(self, config: ExperimentConfig, sequence: Sequence[Task]) -> Iterator[None]:
+        """Create the folder, or go on in it, alone.
+
+        Raises:
+            ConfigurationError: It belongs to another configuration, or another process is running it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(f"{self.path} is being run by another process; wait for it") from None
+            self._check_identity(config)
+            for folder in (self.path, self.path / "episodes", self.path / "training"):
+                folder.mkdir(exist_ok=True)
+                remove_partial_files(folder)
+            remove_partial_folders(self.path / "checkpoints")
+            write_json(self.path / "config.json", to_dict(config))
+            write_json(self.path / "environment.json", _environment())
+            write_json(
+                self.path / "sequence.json",
+                [{"name": task.name, "instruction": task.instruction, "horizon": task.horizon} for task in sequence],
+            )
+            yield
+
+    def _check_identity(self, config: ExperimentConfig) -> None:
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        stored = _flatten({key: value for key, value in json.loads(path.read_text()).items()})
+        wanted = _flatten(to_dict(config))
+        places = {"output", "data", "name", "collection.processes", "evaluation.processes"}
+        for key in sorted((stored.keys() | wanted.keys()) - places):
+            if stored.get(key) != wanted.get(key):
+                raise ConfigurationError(
+                    f"{self.path} was run with {key}={stored.get(key)}, not {wanted.get(key)}; choose another name"
+                )
+
+    # --- stages --------------------------------------------------------------------------------------------
+
+    def interval_checkpoints(self, stage: int) -> IntervalCheckpoints:
+        """Where the training of a stage keeps its latest state."""
+        return IntervalCheckpoints(self.path / "checkpoints" / "training" / f"stage_{stage:02d}")
+
+    def is_trained(self, stage: int) -> bool:
+        """Whether the stage's checkpoint is there."""
+        return self.checkpoint(stage).is_dir()
+
+    def checkpoint(self, stage: int) -> Path:
+        """The folder of a stage's checkpoint."""
+        return self.path / "checkpoints" / f"stage_{stage:02d}"
+
+    def store(self, stage: int, policy: Policy, strategy: Strategy) -> None:
+        """Write a stage's checkpoint, then drop the interval ones."""
+        with atomic_folder(self.checkpoint(stage)) as folder:
+            policy.save_pretrained(folder)
+            save_tree(strategy.state_dict(), folder, "strategy")
+        self.interval_checkpoints(stage).clear()
+
+    def restore(self, stage: int, policy: Policy, strategy: Strategy) -> None:
+        """Load a stage's checkpoint into a policy and a strategy of the same configuration.
+
+        Raises:
+            CheckpointError: It is damaged, or belongs to another policy.
+        """
+        saved = Policy.from_pretrained(self.checkpoint(stage))
+        if saved.config != policy.config:
+            raise CheckpointError(f"checkpoint {self.checkpoint(stage)} holds another policy than this run configures")
+        if saved.statistics is not None:
+            policy.set_statistics(saved.statistics)
+        policy.load_state_dict(saved.state_dict())
+        strategy.load_state_dict(load_tree(self.checkpoint(stage), "strategy"))
+
+    # --- rows ----------------------------------------------------------------------------------------------
+
+    def episodes_path(self, stage: int) -> Path:
+        """The file of a stage's episode rows; stage -1 is the zero-shot row."""
+        name = "zero_shot" if stage < 0 else f"stage_{stage:02d}"
+        return self.path / "episodes" / f"{name}.jsonl"
+
+    def store_rows(self, stage: int, rows: Sequence[EpisodeRow]) -> None:
+        """Write a stage's episode rows."""
+        write_rows(self.episodes_path(stage), rows)
+
+    def rows(self) -> list[EpisodeRow]:
+        """All episode rows so far, by stage."""
+        folder = self.path / "episodes"
+        paths = [folder / "zero_shot.jsonl", *sorted(folder.glob("stage_*.jsonl"))]
+        return [row for path in paths if path.exists() for row in read_rows(path)]
+
+    def training_log(self, stage: int) -> TrainingLog:
+        """The training log of a stage."""
+        return TrainingLog(self.path / "training" / f"stage_{stage:02d}.jsonl")
+
+    def video_folder(self, stage: int) -> Path:
+        """Where a stage's videos go."""
+        return self.path / "videos" / (f"stage_{stage:02d}" if stage >= 0 else "zero_shot")
+
+    # --- results -------------------------------------------------------------------------------------------
+
+    def add_to_ledger(self, stage: int, **values: Any) -> None:
+        """Record seconds and bytes of a stage; a stage that is run again replaces what it said before."""
+        path = self.path / "ledger.json"
+        ledger = {entry["stage"]: entry for entry in self.ledger()}
+        ledger[stage] = {**ledger.get(stage, {"stage": stage}), **values}
+        write_json(path, [ledger[key] for key in sorted(ledger)])
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """What each stage took."""
+        path = self.path / "ledger.json"
+        entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return entries
+
+
+class TrainingLog:
+    """The rows of one stage's training, rewritten from the row where a resumed training goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = path.read_text().splitlines() if path.exists() else []
+
+    def add(self, row: TrainingRow) -> None:
+        """Append a row; rows of the same or a later step, from before a kill, give way."""
+        self.lines = [line for line in self.lines if json.loads(line)["step"] < row.step]
+        self.lines.append(json.dumps(row.as_dict()))
+        write_text(self.path, "\n".join(self.lines) + "\n")
+
+
+def discard(path: Path) -> None:
+    """Remove a run."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "packages": versions,
+    }
