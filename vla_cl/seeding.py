@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*keys: int | str) -> int:
@@ -25,4 +28,6 @@ def numpy_generator(*keys: int | str) -> np.random.Generator:
 
 def torch_generator(*keys: int | str) -> torch.Generator:
     """A CPU torch generator seeded with `derive_seed(*keys)`. Draw on the CPU and move, so devices agree."""
+    import torch  # here, so that commands that draw no tensor start without it
+
     return torch.Generator().manual_seed(derive_seed(*keys))

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs import ManipulationEnv
+from vla_cl.errors import ConfigurationError
 from vla_cl.registry import Registry
+from vla_cl.tasks.task import Task
 
 
 class Expert(Protocol):
@@ -24,3 +26,15 @@ class Expert(Protocol):
 
 EXPERTS: Registry[Callable[[], Expert]] = Registry("expert", "vla_cl.tasks")
 """Factories of experts by name; a task names its own."""
+
+
+def make_expert(task: Task) -> Expert:
+    """Build the expert that `task` names.
+
+    Raises:
+        ConfigurationError: The task has no expert.
+        UnknownNameError: Nobody registered the expert that it names.
+    """
+    if not task.expert:
+        raise ConfigurationError(f"task {task.name!r} names no expert; register one in EXPERTS and name it in the task")
+    return EXPERTS[task.expert]()

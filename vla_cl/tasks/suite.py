@@ -98,3 +98,26 @@ def get_suite(name: str) -> TaskSuite:
     if suite.name != name:
         raise ConfigurationError(f"the suite registered as {name!r} calls itself {suite.name!r}; make them agree")
     return suite
+
+
+def find_task(name: str) -> Task:
+    """The task called "suite/task", or the task of that name in whichever suite holds it.
+
+    Raises:
+        UnknownNameError: No such suite, or no such task in it or in any suite.
+        ConfigurationError: Different suites give the name to different tasks; say which suite.
+    """
+    suite_name, separator, task_name = name.rpartition("/")
+    if separator:
+        return get_suite(suite_name).task(task_name)
+    suites = [get_suite(suite) for suite in SUITES]
+    holders = [suite for suite in suites if any(task.name == name for task in suite.tasks)]
+    if not holders:
+        known = {task.name for suite in suites for task in suite.tasks}
+        raise UnknownNameError("task", name, known, "vla-cl tasks")
+    task = holders[0].task(name)
+    for other in holders[1:]:
+        if other.task(name) != task:
+            first, second = f"{holders[0].name}/{name}", f"{other.name}/{name}"
+            raise ConfigurationError(f"task {name!r} is ambiguous; say {first!r} or {second!r}")
+    return task

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from vla_cl.envs import EnvironmentSpec, ManipulationEnv, ObservationOptions, RenderingOptions, make_environment
 from vla_cl.errors import ConfigurationError
 
 DEFAULT_STORED_STATES = 50
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What a task may be called: its name becomes part of file names and of a Gymnasium id."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,17 @@ class SeedSplit:
     Demonstrations draw from `train`, model selection from `selection`, reported numbers from `test`.
     """
 
-    train: range = range(0, 1_000_000)
+    train: range = range(1_000_000)
     selection: range = range(1_000_000, 1_010_000)
     test: range = range(2_000_000, 2_010_000)
 
     def __post_init__(self) -> None:
+        for split in ("train", "selection", "test"):
+            seeds = self[split]
+            if len(seeds) == 0 or seeds.start < 0 or seeds.step < 1:
+                raise ConfigurationError(f"{split} seeds {seeds} must be an ascending, non-empty range from 0 up")
         ranges = sorted((self.train, self.selection, self.test), key=lambda seeds: seeds.start)
-        for earlier, later in zip(ranges, ranges[1:], strict=False):
+        for earlier, later in pairwise(ranges):
             if earlier.stop > later.start:
                 raise ConfigurationError(f"seed ranges {earlier} and {later} overlap; make the splits disjoint")
 
@@ -41,7 +49,7 @@ class Task:
     """One manipulation task.
 
     Args:
-        name: Unique identifier, lower-case with dashes ("window-close").
+        name: Unique identifier, by convention lower-case with dashes ("window-close"); matches `TASK_NAME`.
         instruction: What the robot is told.
         paraphrases: Other ways to say it, free to be trained on.
         held_out_paraphrases: Other ways to say it, never trained on.
@@ -61,6 +69,10 @@ class Task:
     held_out_paraphrases: tuple[str, ...] = ()
     expert: str = ""
     seeds: SeedSplit = SeedSplit()
+
+    def __post_init__(self) -> None:
+        if not TASK_NAME.fullmatch(self.name):
+            raise ConfigurationError(f"task name {self.name!r} is not usable; use letters, digits, - _ and .")
 
     def environment_spec(
         self,
@@ -89,7 +101,7 @@ class Task:
         return make_environment(self.environment_spec(observation, rendering), render_mode=render_mode)
 
     def instructions(self, kind: str = "canonical") -> tuple[str, ...]:
-        """The instruction alone ("canonical"), with its training paraphrases ("paraphrased"), or the "held_out" ones."""
+        """The instruction ("canonical"), also its training paraphrases ("paraphrased"), or only the "held_out" ones."""
         match kind:
             case "canonical":
                 return (self.instruction,)

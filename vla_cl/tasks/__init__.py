@@ -1,0 +1,27 @@
+"""What is to be done: tasks with their instructions, suites of tasks, and the experts that demonstrate them."""
+
+from __future__ import annotations
+
+from vla_cl.tasks import meta_world_suites as _meta_world_suites  # noqa: F401  registers the built-in suites
+from vla_cl.tasks.contact_sheet import contact_sheet
+from vla_cl.tasks.expert import EXPERTS, Expert, make_expert
+from vla_cl.tasks.gymnasium_ids import gymnasium_id, make, register_gymnasium_ids
+from vla_cl.tasks.suite import SUITES, TaskSuite, find_task, get_suite, register_suite
+from vla_cl.tasks.task import SeedSplit, Task
+
+__all__ = [
+    "EXPERTS",
+    "SUITES",
+    "Expert",
+    "SeedSplit",
+    "Task",
+    "TaskSuite",
+    "contact_sheet",
+    "find_task",
+    "get_suite",
+    "gymnasium_id",
+    "make",
+    "make_expert",
+    "register_gymnasium_ids",
+    "register_suite",
+]
