@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vla_cl.tasks.meta_world import TASK_NAMES, meta_world_task
-from vla_cl.tasks.suite import TaskSuite, register_suite
+from vla_cl.tasks.suite import Ranges, TaskSuite, register_suite
 
 CW10 = (
     "hammer",
@@ -20,6 +20,22 @@ CW10 = (
 """Continual World's sequence of ten (Wolczyk et al., "Continual World", NeurIPS 2021, section 4)."""
 
 
+_WORKSPACE_LOW, _WORKSPACE_HIGH = (-0.3, 0.4, 0.0), (0.3, 0.9, 0.35)  # metres: what the hand and the objects cover
+_SNAPSHOT_LOW = (*_WORKSPACE_LOW, 0.0, *(*_WORKSPACE_LOW, -1.0, -1.0, -1.0, -1.0) * 2)
+_SNAPSHOT_HIGH = (*_WORKSPACE_HIGH, 1.0, *(*_WORKSPACE_HIGH, 1.0, 1.0, 1.0, 1.0) * 2)
+
+RANGES: Ranges = {
+    "action": ((-1.0,) * 4, (1.0,) * 4),
+    "agent_pos": ((*_WORKSPACE_LOW, 0.0), (*_WORKSPACE_HIGH, 1.0)),
+    "environment_state": (
+        (*_SNAPSHOT_LOW, *_SNAPSHOT_LOW, *_WORKSPACE_LOW),
+        (*_SNAPSHOT_HIGH, *_SNAPSHOT_HIGH, *_WORKSPACE_HIGH),
+    ),
+}
+"""Meta-World's workspace. The 39 numbers are two snapshots, each of the hand (3), the gripper's opening (1) and two
+objects' positions (3) and quaternions (4), and the goal (3)."""
+
+
 def _suite(name: str, tasks: tuple[str, ...], description: str, **orders: tuple[str, ...]) -> TaskSuite:
     """A suite of Meta-World tasks, which can also be learned backwards."""
     return TaskSuite(
@@ -27,6 +43,7 @@ def _suite(name: str, tasks: tuple[str, ...], description: str, **orders: tuple[
         tasks=tuple(meta_world_task(task) for task in tasks),
         description=description,
         orders={"reversed": tasks[::-1], **orders},
+        ranges=RANGES,
     )
 
 

@@ -11,6 +11,10 @@ from vla_cl.seeding import numpy_generator
 from vla_cl.tasks.task import Task
 
 
+Ranges = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+"""Lower and upper ends (D,) of "action", "agent_pos" and "environment_state"."""
+
+
 @dataclass(frozen=True)
 class TaskSuite:
     """Tasks that are learned one after another.
@@ -22,12 +26,16 @@ class TaskSuite:
         tasks: The tasks in the suite's default order.
         description: One line on what the suite probes, with its source.
         orders: Other orders by name, each a permutation of the default order's task names.
+        ranges: The workspace of all its tasks, from which policies normalise; empty when the suite declares none, and
+            the first task's demonstrations decide. A constant of the robot and the table, so that no statistics of
+            later tasks leak into earlier ones, and none are recomputed.
     """
 
     name: str
     tasks: tuple[Task, ...]
     description: str = ""
     orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks:

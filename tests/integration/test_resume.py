@@ -1,0 +1,122 @@
+"""Killed at any moment and started again with the same command, a run ends as if it had never been killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import TINY, VlaCl, command, environment
+
+
+def arguments(output: Path, demonstrations: Path, strategy: str = "replay") -> list[str]:
+    return [
+        "run",
+        "suite=mw5",
+        "length=2",
+        "policy=lowdim",
+        f"strategy={strategy}",
+        "name=run",
+        f"output={output}",
+        f"data={demonstrations}",
+        *TINY,
+    ]
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    """Checksums of everything that must not depend on a kill: weights, strategy state and episode rows."""
+    kept = [*run.glob("checkpoints/stage_*/*"), *run.glob("episodes/*.jsonl")]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(kept)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    finished = subprocess.run(
+        command(*arguments(output, demonstrations)), env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = fingerprint(output / "run")
+    assert "checkpoints/stage_01/model.safetensors" in found and "episodes/stage_01.jsonl" in found
+    return found
+
+
+def kill_when(reached: Callable[[], bool], line: list[str]) -> None:
+    """Start a command in a process group of its own and kill all of it with SIGKILL as soon as `reached()`."""
+    process = subprocess.Popen(
+        line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert process.poll() is None, "the run ended before the moment at which it was to be killed"
+        assert time.monotonic() < deadline, "the run never reached the moment at which it was to be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "while collecting or building": lambda run: (run / "config.json").exists(),
+    "inside the first task's training": lambda run: any(run.glob("checkpoints/training/stage_00/step_*")),
+    "between training and its evaluation": lambda run: (run / "checkpoints/stage_00").exists(),
+    "inside the second task's training": lambda run: any(run.glob("checkpoints/training/stage_01/step_*")),
+    "before the last evaluation is written": lambda run: (run / "checkpoints/stage_01").exists(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_with_the_same_weights_and_rows(
+    moment: str, tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+) -> None:
+    line = arguments(tmp_path, demonstrations)
+    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), command(*line))
+    finished = vla_cl(*line)
+    assert finished.returncode == 0, finished.stderr
+    assert fingerprint(tmp_path / "run") == uninterrupted
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_interrupt_is_resumable_and_says_so(
+    tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+) -> None:
+    line = arguments(tmp_path, demonstrations)
+    process = subprocess.Popen(
+        command(*line), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not any((tmp_path / "run").glob("checkpoints/training/stage_00/step_*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors and "Traceback" not in errors
+    assert vla_cl(*line).returncode == 0
+    assert fingerprint(tmp_path / "run") == uninterrupted
+
+
+def test_a_finished_run_changes_nothing_but_its_report(
+    tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+) -> None:
+    line = arguments(tmp_path, demonstrations)
+    assert vla_cl(*line).returncode == 0
+    before = fingerprint(tmp_path / "run")
+    assert vla_cl(*line).returncode == 0
+    assert fingerprint(tmp_path / "run") == before == uninterrupted
+
+
+def test_another_configuration_in_the_same_folder_is_refused(
+    tmp_path: Path, demonstrations: Path, vla_cl: VlaCl
+) -> None:
+    line = [*arguments(tmp_path, demonstrations), "length=1", "evaluation.zero_shot=false"]
+    assert vla_cl(*line).returncode == 0
+    before = fingerprint(tmp_path / "run")
+    refused = vla_cl(*line, "training.steps=41")
+    assert refused.returncode == 2
+    assert "training.steps=40, not 41" in refused.stderr and "Traceback" not in refused.stderr
+    assert fingerprint(tmp_path / "run") == before

@@ -1,0 +1,97 @@
+"""Whole experiments through the command line: what they write, and how strategies relate to each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.integration.conftest import TINY, VlaCl
+
+
+def run(vla_cl: VlaCl, output: Path, demonstrations: Path, *overrides: str) -> Path:
+    places = (f"output={output}", f"data={demonstrations}")
+    finished = vla_cl("run", "suite=mw5", "policy=lowdim", *places, *TINY, *overrides)
+    assert finished.returncode == 0, finished.stderr
+    (folder,) = [path for path in output.iterdir() if path.is_dir()]
+    return folder
+
+
+def weights(folder: Path, stage: int) -> dict[str, object]:
+    tensors = load_file(folder / f"checkpoints/stage_{stage:02d}/model.safetensors")
+    return {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "replay", "ewc", "joint", "single_task"])
+def test_every_strategy_runs_to_its_report(
+    strategy: str, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    folder = run(vla_cl, tmp_path / "runs", demonstrations, "length=2", f"strategy={strategy}")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("learning_accuracy", "final_average", "forgetting", "backward_transfer"):
+        assert -1.0 <= metrics[name] <= 1.0
+    assert metrics["seconds"] > 0
+    assert len(metrics["success_matrix"]) == 3 and all(len(row) == 2 for row in metrics["success_matrix"])
+    rows = [json.loads(line) for line in (folder / "episodes/stage_01.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in rows} == {"window-close", "faucet-close"} and len(rows) == 4
+    assert {row["seed"] for row in rows} == {2_000_000, 2_000_001}, "evaluation starts from the test states"
+    report = (folder / "report.html").read_text()
+    assert "window-close" in report and strategy in report
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_replay_without_a_budget_is_sequential(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    none = run(vla_cl, tmp_path / "none", demonstrations, "length=2", "strategy=replay", "strategy.count=0")
+    sequential = run(vla_cl, tmp_path / "sequential", demonstrations, "length=2", "strategy=sequential")
+    some = run(vla_cl, tmp_path / "some", demonstrations, "length=2", "strategy=replay", "strategy.fraction=1")
+    assert weights(none, 1) == weights(sequential, 1)
+    assert weights(some, 0) == weights(sequential, 0)
+    assert weights(some, 1) != weights(sequential, 1)
+
+
+def test_ewc_without_strength_is_sequential_and_with_it_stays_closer(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    def moved(folder: Path) -> float:
+        first, second = (load_file(folder / f"checkpoints/stage_0{stage}/model.safetensors") for stage in (0, 1))
+        return float(sum(((second[name] - first[name]).float() ** 2).sum() for name in first))
+
+    off = run(vla_cl, tmp_path / "off", demonstrations, "length=2", "strategy=ewc", "strategy.strength=0")
+    sequential = run(vla_cl, tmp_path / "sequential", demonstrations, "length=2", "strategy=sequential")
+    strong = run(vla_cl, tmp_path / "strong", demonstrations, "length=2", "strategy=ewc", "strategy.strength=1e6")
+    assert weights(off, 1) == weights(sequential, 1)
+    assert moved(strong) < 0.7 * moved(sequential)
+
+
+def test_joint_training_on_one_task_is_single_task_training(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    joint = run(vla_cl, tmp_path / "joint", demonstrations, "length=1", "strategy=joint")
+    single = run(vla_cl, tmp_path / "single", demonstrations, "length=1", "strategy=single_task")
+    assert weights(joint, 0) == weights(single, 0)
+
+
+def test_single_task_training_does_not_depend_on_what_came_before(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    """The second task is learned from the initial weights: learning rates, batches and noise are the stage's own."""
+    folder = run(vla_cl, tmp_path / "single", demonstrations, "length=2", "strategy=single_task")
+    state = load_file(folder / "checkpoints/stage_01/strategy.safetensors")
+    start = load_file(folder / "checkpoints/stage_00/strategy.safetensors")
+    assert all(tensor.equal(start[name]) for name, tensor in state.items())
+
+
+def test_a_sweep_runs_each_choice(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    places = (f"output={tmp_path / 'runs'}", f"data={demonstrations}")
+    finished = vla_cl("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", *places, *TINY)
+    assert finished.returncode == 0, finished.stderr
+    folders = [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert sorted(name.split("-")[2] for name in folders) == ["replay", "sequential"]
+
+
+def test_the_upper_triangle_is_measured_when_asked(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    folder = run(vla_cl, tmp_path / "runs", demonstrations, "length=2", "evaluation.upper_triangle=true")
+    matrix = json.loads((folder / "metrics.json").read_text())["success_matrix"]
+    assert all(value is not None for row in matrix for value in row)

@@ -1,0 +1,34 @@
+"""The exponential moving average against its recursion, written out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vla_cl.training import ExponentialMovingAverage
+
+
+def test_average_follows_the_ramped_recursion() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    average = ExponentialMovingAverage({"p": parameter}, decay=0.9)
+    expected = parameter.detach().clone()
+    for update in range(1, 200):
+        with torch.no_grad():
+            parameter += 0.1 * update
+        average.update({"p": parameter})
+        decay = min(0.9, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * parameter.detach()
+    torch.testing.assert_close(average.average["p"], expected)
+
+
+def test_copy_and_state_round_trip() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    average = ExponentialMovingAverage({"p": parameter}, decay=0.5)
+    with torch.no_grad():
+        parameter += 1.0
+    average.update({"p": parameter})
+    other = ExponentialMovingAverage({"p": nn.Parameter(torch.zeros(3))}, decay=0.5)
+    other.load_state_dict(average.state_dict())
+    other.copy_to({"p": parameter})
+    assert torch.equal(parameter.detach(), average.average["p"])
+    assert other.updates == 1
