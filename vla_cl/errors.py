@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VlaClError(Exception):
     """A mistake of the user or of the machine, told in one line. Base of every error raised on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process boundaries whole, whatever arguments their class takes."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(error_class: type[VlaClError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> VlaClError:
+    error = error_class.__new__(error_class, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UnknownNameError(VlaClError):

@@ -10,27 +10,26 @@ from vla_cl.envs.base import (
     Observation,
     ObservationOptions,
     RenderingOptions,
+    make_environment,
 )
-from vla_cl.registry import load_plugins
+from vla_cl.envs.chunk import ActionChunk, advance_chunk
+from vla_cl.envs.meta_world import MetaWorldEnv
+from vla_cl.envs.pool import ChunkResult, EnvironmentPool, EpisodeStart, WorkerDiedError
 
 __all__ = [
     "BACKENDS",
+    "ActionChunk",
     "Advance",
+    "ChunkResult",
+    "EnvironmentPool",
     "EnvironmentSpec",
+    "EpisodeStart",
     "ManipulationEnv",
+    "MetaWorldEnv",
     "Observation",
     "ObservationOptions",
     "RenderingOptions",
+    "WorkerDiedError",
+    "advance_chunk",
     "make_environment",
 ]
-
-
-def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> ManipulationEnv:
-    """Build the environment that `spec` describes.
-
-    Raises:
-        UnknownNameError: No such backend.
-        RenderingError: Images were asked for and nothing here can draw them.
-    """
-    load_plugins(spec.plugins)
-    return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)  # type: ignore[call-arg]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.registry import Registry
+from vla_cl.registry import Registry, load_plugins
 
 Observation = dict[str, Any]
 """`{"pixels": {camera: (H, W, 3) uint8}, "agent_pos": (S,) float32, "environment_state": (E,) float32}`.
@@ -134,7 +134,9 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
     @abc.abstractmethod
     def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
-        """Apply one clipped action (A,) for one control step; return (reward, success, info)."""
+        """Apply one clipped action (A,) for one control step; return (reward, success, info).
+
+        A simulator that can no longer go on puts the reason in `info["failure"]`, which truncates the episode."""
 
     @abc.abstractmethod
     def agent_pos(self) -> NDArray[np.float32]:
@@ -162,6 +164,9 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     def advance(self, action: NDArray[np.float32]) -> Advance:
         """One control step without an observation: physics, success, horizon.
 
+        `info["success"]` says whether the task is solved; `info["failure"]` why the episode was truncated: "" while it
+        was not, "horizon", or what the simulator said ("unstable").
+
         Raises:
             ConfigurationError: The action has the wrong shape or is not finite.
         """
@@ -170,8 +175,10 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
             raise ConfigurationError(f"action must be finite with shape {self.action_space.shape}, got {action!r}")
         reward, success, info = self.simulate(np.clip(action, -1.0, 1.0))
         self.elapsed_steps += 1
-        truncated = not success and self.elapsed_steps >= self.horizon
-        return Advance(float(reward), bool(success), truncated, {**info, "success": bool(success)})
+        failure = info.get("failure", "")
+        if not failure and not success and self.elapsed_steps >= self.horizon:
+            failure = "horizon"
+        return Advance(reward, success, bool(failure), {**info, "success": success, "failure": failure})
 
     def observe(self) -> Observation:
         """Proprioception, and whatever else was asked for, of the present state. Draws the cameras."""
@@ -244,3 +251,14 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
 BACKENDS: Registry[type[ManipulationEnv]] = Registry("backend", "vla_cl.envs", "vla-cl doctor")
 """Simulators by name. A backend's class takes `(spec: EnvironmentSpec, render_mode=None, **spec.arguments)`."""
+
+
+def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> ManipulationEnv:
+    """Build the environment that `spec` describes.
+
+    Raises:
+        UnknownNameError: No such backend.
+        RenderingError: Images were asked for and nothing here can draw them.
+    """
+    load_plugins(spec.plugins)
+    return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)  # type: ignore[call-arg]

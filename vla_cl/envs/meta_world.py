@@ -1,0 +1,235 @@
+"""Meta-World 3.1's fifty tasks, each with a reset that is a function of the seed and a state that can be saved exactly."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
+from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
+from vla_cl.errors import SimulationError, UnknownNameError
+
+logger = logging.getLogger(__name__)
+
+MOVED_BY_RESET = ("body_pos", "site_pos")
+"""Arrays of the `mujoco.MjModel` that Meta-World's resets write to, the initial state being partly in the model."""
+
+_OBSERVED_NOW = slice(0, 18)
+_OBSERVED_BEFORE = slice(18, 36)
+_PROBE_SEEDS = (0, 1)
+
+
+class MetaWorldEnv(ManipulationEnv):
+    """One Meta-World task. It wraps Meta-World's own environment and computes bit for bit what that computes.
+
+    Meta-World ignores `reset(seed=)`, and leaves traces of the former episode in the model and in Python attributes.
+    Here `reset(seed)` ends in the state that a freshly built Meta-World environment reaches with the random vector drawn from
+    `numpy.random.default_rng(seed)`, whatever happened before.
+
+    Observations: `agent_pos` (4,) is the hand's position in metres and the gripper's opening in [0, 1];
+    `environment_state` (39,) is Meta-World's own observation, the goal included (`partially_observable=False`).
+    Actions (4,): displacement of the hand along x, y, z in units of 1 cm a step, and the gripper's closing effort.
+
+    Args:
+        spec: How to build it.
+        render_mode: None or "rgb_array".
+        task: Meta-World's name of the task ("window-close-v3").
+
+    Raises:
+        UnknownNameError: No such task or camera.
+        RenderingError: Images were asked for and nothing here can draw them.
+
+    Attributes:
+        meta_world: The wrapped `metaworld.SawyerXYZEnv`, for scripted policies that need it.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
+    default_cameras = ("corner2", "gripperPOV")
+
+    def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, *, task: str) -> None:
+        import mujoco
+
+        super().__init__(spec, render_mode)
+        self._mujoco = mujoco
+        self.task = task
+        self.meta_world = _task_class(task)(render_mode=None)
+        self.meta_world._partially_observable = False
+        del self.meta_world.sawyer_observation_space  # cached for the partially observable case
+        self.meta_world.seeded_rand_vec = True
+        self.meta_world._set_task_called = True
+        self.model, self.data = self.meta_world.model, self.meta_world.data
+        self._check_cameras()
+
+        bounds = self.meta_world.sawyer_observation_space
+        self._observation_low, self._observation_high = bounds.low, bounds.high
+        self._instability = _warning_counters(mujoco, self.data)
+        self._pristine_model = {name: getattr(self.model, name).copy() for name in MOVED_BY_RESET}
+        self._pristine_attributes = PristineAttributes(self.meta_world)
+        self._attributes = NumericAttributes(self.meta_world)
+        self._moved_rows: dict[str, NDArray[np.intp]] = {}
+        self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._low_dimensional = np.zeros(39)
+        self._learn_state_layout()
+
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = self.build_observation_space()
+
+    # --- the world ---------------------------------------------------------------------------------------------
+
+    def reset_simulation(self, seed: int) -> None:
+        """Put the world into the state of a fresh Meta-World environment whose random vector comes from `seed`."""
+        raw = self.meta_world
+        for name, values in self._pristine_model.items():
+            getattr(self.model, name)[:] = values
+        self._pristine_attributes.restore()
+        # Meta-World's own reset runs `reset_model` twice: the first pass places the furniture, the second moves the hand
+        # among it. The first also draws the random vector, rejecting those that put object and goal too close.
+        raw.np_random = np.random.default_rng(seed)
+        raw._freeze_rand_vec = False
+        self._mujoco.mj_resetData(self.model, self.data)
+        raw.reset_model()
+        raw._freeze_rand_vec = True
+        self._mujoco.mj_resetData(self.model, self.data)
+        observation = raw.reset_model()
+        raw._prev_obs = observation[_OBSERVED_NOW].copy()
+        observation[_OBSERVED_BEFORE] = raw._prev_obs
+        self._low_dimensional = observation
+        # Some resets move things in the model last; without this, images would show them where they were.
+        self._mujoco.mj_forward(self.model, self.data)
+
+    def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
+        """`SawyerXYZEnv.step` without its own horizon, and with instability noticed instead of ignored."""
+        raw = self.meta_world
+        raw.set_xyz_action(action[:3])
+        self.data.ctrl[:] = (action[3], -action[3])
+        self._mujoco.mj_step(self.model, self.data, nstep=raw.frame_skip)
+        if self._instability.any():
+            logger.warning("%s became unstable at step %d; the episode ends", self.task, self.elapsed_steps)
+            return 0.0, False, {"failure": "unstable"}
+        self._mujoco.mj_forward(self.model, self.data)
+        observation = np.clip(raw._get_obs(), self._observation_low, self._observation_high)
+        self._low_dimensional = observation
+        reward, info = raw.evaluate_state(observation, action)
+        return float(reward), bool(info["success"]), info
+
+    def agent_pos(self) -> NDArray[np.float32]:
+        """Hand position (3) in metres and gripper opening (1) in [0, 1]."""
+        return self._low_dimensional[:4].astype(np.float32)
+
+    def environment_state(self) -> NDArray[np.float64]:
+        """Meta-World's 39 numbers: hand, gripper and objects now (18) and one step before (18), and the goal (3)."""
+        return self._low_dimensional.copy()
+
+    # --- saving and restoring ----------------------------------------------------------------------------------
+
+    def get_state(self) -> NDArray[np.float64]:
+        """Step counter, 39 numbers, MuJoCo's integration state, what resets move in the model, Python's attributes."""
+        physics = np.empty(self._physics_size)
+        self._mujoco.mj_getState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        moved = [getattr(self.model, name)[rows].ravel() for name, rows in self._moved_rows.items()]
+        return np.concatenate(
+            [[self.elapsed_steps], self._low_dimensional, physics, *moved, self._attributes.get()], dtype=np.float64
+        )
+
+    def set_state(self, state: NDArray[np.float64]) -> None:
+        """Restore what `get_state` returned.
+
+        Raises:
+            SimulationError: The vector's length is not this task's.
+        """
+        parts = np.split(np.asarray(state, dtype=np.float64), self._state_boundaries[:-1])
+        if np.shape(state) != (self._state_boundaries[-1],):
+            raise SimulationError(
+                f"a state of {self.task} has {self._state_boundaries[-1]} numbers, got shape {np.shape(state)}"
+            )
+        counter, low_dimensional, physics, *moved, attributes = parts
+        for name, values in self._pristine_model.items():
+            getattr(self.model, name)[:] = values
+        for (name, rows), values in zip(self._moved_rows.items(), moved, strict=True):
+            getattr(self.model, name)[rows] = values.reshape(len(rows), -1)
+        self._mujoco.mj_resetData(self.model, self.data)
+        self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._mujoco.mj_forward(self.model, self.data)
+        self._attributes.set(attributes)
+        self._low_dimensional = low_dimensional.copy()
+        self.elapsed_steps = int(counter[0])
+
+    def _learn_state_layout(self) -> None:
+        """Find which rows of the model resets move, and which Python attributes hold numbers."""
+        changed = {name: np.zeros(len(values), dtype=bool) for name, values in self._pristine_model.items()}
+        for seed in _PROBE_SEEDS:
+            self.reset_simulation(seed)
+            for name, values in self._pristine_model.items():
+                changed[name] |= (getattr(self.model, name) != values).any(axis=1)
+            self._attributes.observe()
+            self.simulate(np.zeros(4, np.float32))
+            self._attributes.observe()
+        self._moved_rows = {name: np.flatnonzero(rows) for name, rows in changed.items()}
+        moved = [3 * len(rows) for rows in self._moved_rows.values()]
+        self._state_boundaries = np.cumsum([1, 39, self._physics_size, *moved, self._attributes.size])
+
+    # --- images ------------------------------------------------------------------------------------------------
+
+    def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
+        """Draw one upright image (H, W, 3) of the present state."""
+        raise NotImplementedError
+
+    def _check_cameras(self) -> None:
+        known = [self.model.camera(index).name for index in range(self.model.ncam)]
+        for camera in self.cameras:
+            if camera not in known:
+                raise UnknownNameError("camera", camera, known)
+
+
+BACKENDS.register("meta_world", MetaWorldEnv)
+
+
+def task_names() -> tuple[str, ...]:
+    """Meta-World's names of its fifty tasks."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    return tuple(sorted(ALL_V3_ENVIRONMENTS))
+
+
+def _task_class(task: str) -> Any:
+    """Meta-World's class of a task, changed only in that a scene is compiled once in a process."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    if task not in ALL_V3_ENVIRONMENTS:
+        raise UnknownNameError("Meta-World task", task, ALL_V3_ENVIRONMENTS)
+    return _with_cached_scene(ALL_V3_ENVIRONMENTS[task])
+
+
+@functools.cache
+def _with_cached_scene(task_class: Any) -> Any:
+    import mujoco
+
+    class WithCachedScene(task_class):  # type: ignore[misc]
+        def _initialize_simulation(self) -> tuple[Any, Any]:
+            model = copy.copy(_compiled_scene(self.fullpath))
+            return model, mujoco.MjData(model)
+
+    return WithCachedScene
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled_scene(path: str) -> Any:
+    """A scene's `mujoco.MjModel`; compiling takes 0.2 s, copying 10 ms."""
+    import mujoco
+
+    return mujoco.MjModel.from_xml_path(path)
+
+
+def _warning_counters(mujoco: Any, data: Any) -> NDArray[np.intc]:
+    """A live view of MuJoCo's counters of NaN, infinite or huge positions, velocities and accelerations."""
+    warning = mujoco.mjtWarning
+    kinds = [int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)]
+    counters: NDArray[np.intc] = data.warning.number[min(kinds) : max(kinds) + 1]
+    assert len(counters) == len(kinds), "the three counters lie side by side"
+    return counters

@@ -1,0 +1,167 @@
+"""The process that simulates: it keeps environments, starts episodes in them and advances them by chunks.
+
+`EnvironmentPool` runs one of these a core. Requests and replies are pickles over a socket between the two;
+the process ends when that socket closes, so it outlives its parent by no more than one chunk.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.base import EnvironmentSpec, ManipulationEnv, Observation, make_environment
+from vla_cl.envs.chunk import advance_chunk
+from vla_cl.errors import SimulationError, VlaClError
+
+MAX_ENVIRONMENTS = 32
+"""Environments that a worker keeps for later episodes; the one that was idle longest goes first."""
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """An episode to be started.
+
+    Args:
+        spec: The environment.
+        seed: Of the initial state.
+        record_every: n > 0 keeps a frame of the first camera every n control steps, and the last one, for a video.
+    """
+
+    spec: EnvironmentSpec
+    seed: int
+    record_every: int = 0
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What came of one chunk of actions.
+
+    Args:
+        observation: What the policy sees next; None once the episode has ended.
+        success: Whether the task is solved.
+        terminated: Whether the episode ended in success.
+        truncated: Whether it ended otherwise.
+        steps: Control steps made in this chunk.
+        reward: Summed over them.
+        failure: "" unless truncated; then "horizon", or what the simulator said.
+        frames: Recorded frames (H, W, 3) uint8, oldest first.
+    """
+
+    observation: Observation | None
+    success: bool
+    terminated: bool
+    truncated: bool
+    steps: int
+    reward: float
+    failure: str
+    frames: list[NDArray[np.uint8]]
+
+
+@dataclass
+class Episode:
+    """A running episode in a worker."""
+
+    env: ManipulationEnv
+    record_every: int
+    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def start(self, seed: int) -> Observation:
+        """Put the environment into the initial state and observe it."""
+        self.env.restart(seed=seed)
+        if self.record_every:
+            self._record()
+        return self.env.observe()
+
+    def advance(self, actions: NDArray[np.float32]) -> tuple[Any, ...]:
+        """Advance by a chunk; the fields of a `ChunkResult` in order."""
+        after_step = self._record_if_due if self.record_every else None
+        (reward, terminated, truncated, info), steps = advance_chunk(self.env, actions, after_step)
+        ended = terminated or truncated
+        if ended and self.record_every and self.env.elapsed_steps % self.record_every:
+            self._record()
+        frames, self.frames = self.frames, []
+        observation = None if ended else self.env.observe()
+        return observation, info["success"], terminated, truncated, steps, reward, info["failure"], frames
+
+    def _record_if_due(self) -> None:
+        if self.env.elapsed_steps % self.record_every == 0:
+            self._record()
+
+    def _record(self) -> None:
+        env = self.env
+        camera = (env.cameras or env.default_cameras)[0]
+        self.frames.append(env.render_camera(camera, env.image_size, env.image_size))
+
+
+class Worker:
+    """The episodes of some slots, and the environments that they reuse.
+
+    Args:
+        max_environments: How many environments are kept.
+    """
+
+    def __init__(self, max_environments: int = MAX_ENVIRONMENTS) -> None:
+        self._episodes: dict[int, Episode] = {}
+        self._environments: OrderedDict[tuple[int, bytes], ManipulationEnv] = OrderedDict()
+        self._max_environments = max_environments
+
+    def start(self, episodes: Mapping[int, EpisodeStart]) -> dict[int, Observation]:
+        """Start an episode in each slot, in place of the one that was there."""
+        return {slot: self._start(slot, episode) for slot, episode in episodes.items()}
+
+    def advance(self, chunks: Mapping[int, NDArray[np.float32]]) -> dict[int, tuple[Any, ...]]:
+        """Advance each slot by its chunk."""
+        return {slot: self._episodes[slot].advance(actions) for slot, actions in chunks.items()}
+
+    def _start(self, slot: int, start: EpisodeStart) -> Observation:
+        episode = Episode(self._environment(slot, start.spec), start.record_every)
+        self._episodes[slot] = episode
+        return episode.start(start.seed)
+
+    def _environment(self, slot: int, spec: EnvironmentSpec) -> ManipulationEnv:
+        key = (slot, pickle.dumps(spec))
+        env = self._environments.pop(key, None) or make_environment(spec)
+        self._environments[key] = env
+        while len(self._environments) > self._max_environments:
+            _, oldest = self._environments.popitem(last=False)
+            if all(episode.env is not oldest for episode in self._episodes.values()):
+                oldest.close()
+        return env
+
+
+def main(file_descriptor: int) -> None:
+    """Serve requests `(method, argument)` until the connection closes; replies are `(error or None, value)`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
+    connection = Connection(file_descriptor)
+    worker = Worker()
+    methods = {"start": worker.start, "advance": worker.advance}
+    try:
+        connection.send_bytes(b"ready")
+        while True:
+            method, argument = pickle.loads(connection.recv_bytes())
+            reply: tuple[VlaClError | None, Any]
+            try:
+                reply = None, methods[method](argument)
+            except Exception as error:
+                reply = _as_own_error(error), None
+            connection.send_bytes(pickle.dumps(reply, pickle.HIGHEST_PROTOCOL))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _as_own_error(error: Exception) -> VlaClError:
+    """The error to raise in the parent: itself when it is ours, else told in one line with its traceback as a note."""
+    if not isinstance(error, VlaClError):
+        error_text = "".join(traceback.format_exception(error))
+        error = SimulationError(f"an environment failed in its process: {type(error).__name__}: {error}")
+        error.add_note(error_text)
+    return error
