@@ -1,0 +1,55 @@
+"""How a policy is evaluated: episodes, initial states, instructions, places, videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_cl.errors import ConfigurationError
+
+
+@dataclass
+class EvaluationOptions:
+    """The configuration group `evaluation`.
+
+    Args:
+        episodes: Episodes of each task at each stage. Episode e always starts in the e-th initial state of the split,
+            so stages, strategies and runs are compared on the same states.
+        split: Initial states: "test" for what is reported, "selection" for choosing hyper-parameters.
+        instructions: "canonical", "paraphrased" or "held_out": what the policy is told, in turn.
+        slots: Episodes that run at the same time. Part of the protocol, not of the machine: batches are made of
+            slots, and rows do not depend on how many processes serve them.
+        zero_shot: Evaluate all tasks before any training.
+        upper_triangle: Evaluate tasks that were not learned yet at every stage, too.
+        videos: Episodes of each task that are filmed, the first ones.
+        processes: Simulator processes; None is one for each core.
+
+    Raises:
+        ConfigurationError: A value cannot be used.
+    """
+
+    episodes: int = 20
+    split: str = "test"
+    instructions: str = "canonical"
+    slots: int = 10
+    zero_shot: bool = True
+    upper_triangle: bool = False
+    videos: int = 1
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ConfigurationError(f"evaluation.episodes must be at least 1, got {self.episodes}")
+        if self.slots < 1:
+            raise ConfigurationError(f"evaluation.slots must be at least 1, got {self.slots}")
+        if self.videos < 0:
+            raise ConfigurationError(f"evaluation.videos must be 0 or more, got {self.videos}")
+        if self.processes is not None and self.processes < 1:
+            raise ConfigurationError(
+                f"evaluation.processes must be at least 1, or null for one a core, got {self.processes}"
+            )
+        if self.split not in ("test", "selection"):
+            raise ConfigurationError(f"evaluation.split must be test or selection, got {self.split!r}")
+        if self.instructions not in ("canonical", "paraphrased", "held_out"):
+            raise ConfigurationError(
+                f"evaluation.instructions must be canonical, paraphrased or held_out, got {self.instructions!r}"
+            )
