@@ -1,0 +1,83 @@
+"""`vla-cl evaluate`: success rates of a checkpoint, with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from vla_cl.cli.output import JsonOption, PluginOption, print_json, print_table
+from vla_cl.registry import load_plugins
+
+
+def evaluate(
+    checkpoint: Path = typer.Argument(..., help="A run's folder (its last checkpoint), or a checkpoint's folder."),
+    suite: str | None = typer.Option(None, "--suite", help="Tasks to try (default: those that the run learned)."),
+    task: list[str] | None = typer.Option(None, "--task", help="Only this task; repeatable."),
+    episodes: int = typer.Option(50, "--episodes", min=1, help="Episodes of each task."),
+    split: str = typer.Option("test", "--split", help="Initial states: test, or selection to choose between models."),
+    instructions: str = typer.Option(
+        "canonical", "--instructions", help="What the policy is told: canonical, paraphrased or held_out."
+    ),
+    seed: int = typer.Option(0, "--seed", help="Of the policy's own noise."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
+    output: Path | None = typer.Option(None, "--output", metavar="FILE.jsonl", help="Write one row an episode here."),
+    videos: Path | None = typer.Option(None, "--videos", metavar="FOLDER", help="Film each task's first episode here."),
+    plugin: list[str] | None = PluginOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Roll a checkpoint out and print success rates with 95 % Wilson intervals.
+
+    Every checkpoint meets the same initial states, so two of them are compared episode by episode.
+
+    [bold]Examples[/bold]
+
+    vla-cl evaluate runs/mw5-lowdim-replay-seed0-1a2b3c4d --episodes 100
+
+    vla-cl evaluate runs/NAME/checkpoints/stage_02 --suite cw10 --task hammer --videos films
+    """
+    load_plugins(plugin or [])
+    from vla_cl.evaluation import EvaluationOptions, wilson_interval, write_rows
+    from vla_cl.experiment import evaluate_checkpoint
+
+    rows = evaluate_checkpoint(
+        checkpoint,
+        suite=suite,
+        tasks=task or None,
+        options=EvaluationOptions(
+            episodes=episodes,
+            split=split,
+            instructions=instructions,
+            videos=1 if videos else 0,
+            processes=processes,
+        ),
+        seed=seed,
+        device=device,
+        plugins=tuple(plugin or []),
+        video_folder=videos,
+    )
+    if output is not None:
+        write_rows(output, rows)
+    results = []
+    for name in dict.fromkeys(row.task for row in rows):
+        outcomes = [row.success for row in rows if row.task == name]
+        lower, upper = (float(end) for end in wilson_interval(sum(outcomes), len(outcomes)))
+        rate = sum(outcomes) / len(outcomes)
+        results.append({"task": name, "successes": sum(outcomes), "episodes": len(outcomes), "success_rate": rate})
+        results[-1]["interval"] = [lower, upper]
+    if as_json:
+        print_json(results)
+        return
+    print_table(
+        ["task", "successes", "success rate", "95 % interval"],
+        [
+            [
+                str(each["task"]),
+                f"{each['successes']} of {each['episodes']}",
+                f"{each['success_rate']:.2f}",
+                "{:.2f} to {:.2f}".format(*each["interval"]),
+            ]
+            for each in results
+        ],
+    )

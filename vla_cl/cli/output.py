@@ -1,0 +1,49 @@
+"""What the commands write to the terminal: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+PluginOption = typer.Option(
+    None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
+)
+JsonOption = typer.Option(False, "--json", help="Print JSON, for other programs.")
+
+
+def results() -> Console:
+    """The console for what a command was asked for. A pipe gets whole lines, however long."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def progress() -> Console:
+    """The console for progress and notes."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Write a JSON document to stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Write a table to stdout; cells are plain text."""
+    from rich.text import Text
+
+    table = Table(*columns, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    results().print(table)
+
+
+def first_sentence(documented: object) -> str:
+    """The first line of a docstring, without its full stop."""
+    lines = (documented.__doc__ or "").strip().splitlines()
+    return lines[0].rstrip(".") if lines else ""

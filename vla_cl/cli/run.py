@@ -1,0 +1,104 @@
+"""`vla-cl run`: one experiment, or a sweep of them, from demonstrations to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vla_cl.cli.output import print_table, progress, results
+
+if TYPE_CHECKING:
+    from vla_cl.config import ExperimentConfig
+
+SHOWN_METRICS = ("learning_accuracy", "final_average", "forgetting", "backward_transfer", "seconds")
+
+
+def run(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="What to run; several values (strategy=sequential,replay) are run in turn."
+    ),
+    preset: str | None = typer.Option(None, "--preset", help="Start from a whole experiment, e.g. quickstart."),
+    plugin: list[str] | None = typer.Option(
+        None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
+    ),
+    output: Path | None = typer.Option(None, "--output", help="Folder of all runs (default: runs)."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print the resolved configuration and stop."),
+) -> None:
+    """Learn the tasks of a suite one after another, and measure what is forgotten.
+
+    Each run has a folder that its configuration names. A run that was interrupted, or killed, goes on where it
+    stopped when the same command is given again; a finished one is not run twice.
+
+    [bold]Examples[/bold]
+
+    vla-cl run --preset quickstart strategy=sequential,replay
+
+    vla-cl run suite=mw5 policy=lowdim strategy=replay strategy.fraction=0.1 seed=0,1,2
+
+    vla-cl run suite=cw10 policy=compact strategy=ewc order=reversed length=5 training.steps=3000
+    """
+    from vla_cl.config import compose
+
+    words = list(overrides or [])
+    if plugin:
+        words.append(f"plugins={_quoted(plugin)}")
+    if output is not None:
+        words.append(f"output={_quoted_text(str(output))}")
+    configs = compose(words, preset)
+    if dry_run:
+        for config in configs:
+            _print_config(config)
+        return
+
+    from vla_cl.evaluation.report import write_report
+    from vla_cl.experiment import run_experiment
+
+    console = progress()
+    folders = []
+    for number, config in enumerate(configs, start=1):
+        if len(configs) > 1:
+            console.rule(f"run {number} of {len(configs)}: {config.folder.name}", align="left")
+        folders.append(run_experiment(config))
+    report = folders[0] / "report.html"
+    if len(folders) > 1:
+        report = write_report(folders, Path(configs[0].output) / "report.html")
+    print_summary(folders)
+    results().print(f"\nreport: {report.resolve()}", soft_wrap=True)
+
+
+def print_summary(folders: list[Path]) -> None:
+    """Print the main numbers of each run, one line a run."""
+    rows = []
+    for folder in folders:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        rows.append([folder.name, *(_shown(name, metrics.get(name)) for name in SHOWN_METRICS)])
+    print_table(["run", *(name.replace("_", " ") for name in SHOWN_METRICS)], rows)
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if name == "seconds" else f"{value:.2f}"
+
+
+def _print_config(config: ExperimentConfig) -> None:
+    from omegaconf import OmegaConf
+
+    from vla_cl.config import to_dict
+
+    console = results()
+    console.print(f"# {config.folder}", soft_wrap=True, markup=False)
+    console.print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), soft_wrap=True, markup=False)
+
+
+def _quoted_text(text: str) -> str:
+    """A value in Hydra's grammar, whatever characters it holds."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _quoted(texts: list[str]) -> str:
+    return "[" + ",".join(_quoted_text(text) for text in texts) + "]"
