@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ObservationBatch:
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> ObservationBatch:
         """The observations of some rows."""
+        import torch  # in functions throughout vla_cl.data, so that processes that only simulate start without it
+
         index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
         return ObservationBatch(
             instruction=tuple(self.instruction[int(row)] for row in index),
@@ -54,6 +58,8 @@ class ObservationBatch:
         observations: Sequence[Mapping[str, Any]], instructions: Sequence[str]
     ) -> ObservationBatch:
         """Stack what environments returned, one instruction each."""
+        import torch
+
         cameras = observations[0].get("pixels", {})
         privileged = "environment_state" in observations[0]
 
@@ -91,12 +97,16 @@ class Batch:
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Batch:
         """The windows of some rows."""
+        import torch
+
         index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
         return Batch(self.observation[index], self.actions[index], self.padding[index])
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """One batch of all the rows, in order."""
+    import torch
+
     if len(batches) == 1:
         return batches[0]
     observations = [batch.observation for batch in batches]

@@ -1,0 +1,124 @@
+"""Writing demonstration files: one episode at a time into a temporary file, renamed when it is whole."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.data.integrity import CHECKSUM, content_checksum
+from vla_cl.data.schema import (
+    HEADER_TEXTS,
+    HEADER_TREES,
+    IMAGE_SUFFIX,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VALID_EVERY,
+    Episode,
+    Header,
+    canonical_json,
+    demonstration_name,
+)
+from vla_cl.errors import DataFileError
+from vla_cl.files import atomic_path
+
+
+def write_demonstrations(path: Path, header: Header, episodes: Iterable[Episode]) -> str:
+    """Write a demonstration file, keeping one episode in memory at a time.
+
+    Returns:
+        The checksum of the file's content.
+
+    Raises:
+        DataFileError: There is no episode, or an episode's arrays do not fit each other.
+        VlaClError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    with atomic_path(Path(path)) as temporary, _disk_errors(), h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        total, names = 0, []
+        for index, episode in enumerate(episodes):
+            name = demonstration_name(index)
+            _write_episode(data.create_group(name), episode)
+            names.append(name)
+            total += len(episode)
+        if not names:
+            raise DataFileError(f"no episode to write into {path}; collect at least one")
+        _write_header(data, header, total)
+        mask = file.create_group("mask")
+        valid = names[VALID_EVERY - 1 :: VALID_EVERY]
+        mask["valid"] = np.array(valid, dtype="S")
+        mask["train"] = np.array([name for name in names if name not in set(valid)], dtype="S")
+        file.flush()
+        checksum = content_checksum(file)
+        data.attrs[CHECKSUM] = checksum
+    return checksum
+
+
+def _write_header(data: h5py.Group, header: Header, total: int) -> None:
+    data.attrs["total"] = total
+    data.attrs["env_args"] = header.env_args
+    data.attrs["schema"] = SCHEMA
+    data.attrs["schema_version"] = SCHEMA_VERSION
+    for name in HEADER_TEXTS:
+        data.attrs[name] = getattr(header, name)
+    for name in HEADER_TREES:
+        data.attrs[name] = canonical_json(getattr(header, name))
+
+
+def _write_episode(group: h5py.Group, episode: Episode) -> None:
+    length = len(episode)
+    vectors = {
+        "actions": np.asarray(episode.actions, np.float32),
+        "executed_actions": np.asarray(episode.executed_actions, np.float32),
+        "states": np.asarray(episode.states, np.float64),
+        "rewards": np.asarray(episode.rewards, np.float32),
+    }
+    if length < 1 or any(len(values) != length for values in vectors.values()):
+        raise DataFileError(f"{group.name}: actions, states and rewards must be equally long, and not empty")
+    group.attrs["num_samples"] = length
+    group.attrs["seed"] = episode.seed
+    group.attrs["attempt"] = episode.attempt
+    if episode.model_file:
+        group.attrs["model_file"] = episode.model_file
+    for name, values in vectors.items():
+        group.create_dataset(name, data=values)
+    dones = np.zeros(length, np.uint8)
+    dones[-1] = 1
+    group.create_dataset("dones", data=dones)
+    for key, values in episode.observations.items():
+        if len(values) != length + 1:
+            raise DataFileError(f"{group.name}/obs/{key} has {len(values)} rows, needs one more than {length} actions")
+        _write_observation(group, key, values)
+
+
+def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> None:
+    """obs and next_obs of T + 1 rows; images are stored once, contiguously, and next_obs is a view of them."""
+    length = len(values) - 1
+    now = group.create_dataset(f"obs/{key}", data=values[:-1])
+    if not key.endswith(IMAGE_SUFFIX):
+        group.create_dataset(f"next_obs/{key}", data=values[1:])
+        return
+    last = group.create_dataset(f"last_obs/{key}", data=values[-1:])
+    layout = h5py.VirtualLayout(now.shape, now.dtype)
+    if length > 1:
+        layout[: length - 1] = h5py.VirtualSource(".", now.name, now.shape)[1:]
+    layout[length - 1 :] = h5py.VirtualSource(".", last.name, last.shape)
+    group.require_group("next_obs").create_virtual_dataset(key, layout)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """HDF5 reports a full disk in the text of various errors: make it an `OSError` with its number."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        for number, text in ((errno.ENOSPC, "No space left on device"), (errno.EDQUOT, "Disk quota exceeded")):
+            if text in str(error):
+                raise OSError(number, text) from error
+        raise

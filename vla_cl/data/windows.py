@@ -1,0 +1,188 @@
+"""Demonstrations as training windows: at every step, what was seen and the next `chunk` actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vla_cl.data.batch import Batch, ObservationBatch
+from vla_cl.data.columns import Column, open_column
+from vla_cl.data.demonstrations import DemonstrationFile
+from vla_cl.data.sampling import epoch_order
+from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, image_key
+from vla_cl.errors import ConfigurationError, DataFileError
+
+VECTORS = ("actions", AGENT_POS, ENVIRONMENT_STATE)
+_BLOCK_ROWS = 4096
+
+
+class WindowDataset:
+    """One window a time step of a demonstration file.
+
+    Window w of episode e, step t holds the observation before actions[t] and actions[t : t + chunk]; what lies past
+    the episode's end repeats its last action and is marked as padding. Images stay in the file, so memory does not
+    grow with it. Pickling keeps the description; the other process opens the file itself.
+
+    Args:
+        path: A demonstration file.
+        chunk: Actions in a window.
+        cameras: Which cameras' images to load, in this order; None is all of the file's, () none.
+        privileged: Whether to load `environment_state`.
+        instructions: Texts that the episodes cycle through: file episode e is told `instructions[e % n]`; None is the
+            file's own instruction.
+        episodes: Which of the file's episodes; None is all.
+
+    Attributes:
+        path: The file.
+        task: Name of the task.
+        episode_lengths: (n_episodes,) int64.
+        window_episodes: (N,) int64, for each window the position of its episode in `episode_lengths`.
+
+    Raises:
+        DataFileError: The file cannot be used, or lacks a camera, the privileged state or an episode.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        chunk: int,
+        *,
+        cameras: Sequence[str] | None = None,
+        privileged: bool = False,
+        instructions: Sequence[str] | None = None,
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        if chunk < 1:
+            raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
+        with DemonstrationFile(path) as file:
+            self.path = file.path.resolve()
+            self.chunk = chunk
+            self.task = file.task
+            self.checksum = file.checksum
+            self.cameras = _known_cameras(file, cameras)
+            self.privileged = privileged
+            if privileged and not file.environment_state_dim:
+                raise DataFileError(f"{path} holds no environment_state; collect it again with privileged observations")
+            self.instructions = (file.instruction,) if instructions is None else tuple(instructions)
+            if not self.instructions:
+                raise ConfigurationError("instructions must name at least one text")
+            self.episodes = _known_episodes(file, episodes)
+            self.episode_lengths = file.lengths[self.episodes]
+            self._columns = self._open_columns(file)
+        self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
+        self._ends = np.cumsum(self.episode_lengths)
+
+    def _open_columns(self, file: DemonstrationFile) -> dict[str, Column]:
+        names = {"actions": "actions", AGENT_POS: f"obs/{AGENT_POS}"}
+        if self.privileged:
+            names[ENVIRONMENT_STATE] = f"obs/{ENVIRONMENT_STATE}"
+        names |= {camera_key: f"obs/{camera_key}" for camera_key in map(image_key, self.cameras)}
+        return {key: open_column(file, name, self.episodes) for key, name in names.items()}
+
+    def __len__(self) -> int:
+        return len(self.window_episodes)
+
+    def batch(self, indices: ArrayLike) -> Batch:
+        """The windows `indices` (B,), in this order, repetitions allowed.
+
+        Raises:
+            IndexError: An index is not in [0, len(self)).
+        """
+        import torch  # here, so that processes that only simulate start without it
+
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"window {rows.min() if rows.min() < 0 else rows.max()} is not in [0, {len(self)})")
+        episodes = self.window_episodes[rows]
+        wanted = rows[:, None] + np.arange(self.chunk)
+        last = self._ends[episodes][:, None] - 1
+        actions = self._columns["actions"].read(np.minimum(wanted, last).reshape(-1))
+
+        def tensor(key: str) -> torch.Tensor:
+            return torch.from_numpy(self._columns[key].read(rows))
+
+        texts = self.instructions
+        observation = ObservationBatch(
+            instruction=tuple(texts[int(self.episodes[episode]) % len(texts)] for episode in episodes),
+            agent_pos=tensor(AGENT_POS),
+            pixels={camera: tensor(image_key(camera)) for camera in self.cameras},
+            environment_state=tensor(ENVIRONMENT_STATE) if self.privileged else None,
+        )
+        return Batch(
+            observation=observation,
+            actions=torch.from_numpy(actions.reshape(len(rows), self.chunk, -1)),
+            padding=torch.from_numpy(wanted > last),
+        )
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """A permutation (N,) of the windows: a pure function of (seed, epoch)."""
+        return epoch_order(len(self), seed, epoch)
+
+    def vectors(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """Every step's "actions", "agent_pos" or "environment_state", in blocks (n, D), each step once."""
+        if name in self._columns:
+            for start in range(0, len(self), _BLOCK_ROWS):
+                yield self._columns[name].read(np.arange(start, min(start + _BLOCK_ROWS, len(self))))
+
+    @property
+    def window_bytes(self) -> int:
+        """What one window weighs by itself: its observation and its chunk of actions."""
+        observation = sum(column.row_bytes for key, column in self._columns.items() if key != "actions")
+        return observation + self.chunk * self._columns["actions"].row_bytes
+
+    def describe(self) -> dict[str, Any]:
+        """JSON from which `from_description` opens the same windows again."""
+        return {
+            "path": str(self.path),
+            "checksum": self.checksum,
+            "chunk": self.chunk,
+            "cameras": list(self.cameras),
+            "privileged": self.privileged,
+            "instructions": list(self.instructions),
+            "episodes": self.episodes.tolist(),
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> WindowDataset:
+        """Open what `describe` described.
+
+        Raises:
+            DataFileError: The file is gone or holds other demonstrations now.
+        """
+        options = dict(description)
+        checksum = options.pop("checksum")
+        dataset = cls(**options)
+        if dataset.checksum != checksum:
+            raise DataFileError(
+                f"{dataset.path} holds other demonstrations than when it was first used "
+                f"(checksum {dataset.checksum[:12]}, then {str(checksum)[:12]}); put the original file back"
+            )
+        return dataset
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WindowDataset.from_description, (self.describe(),)
+
+
+def _known_cameras(file: DemonstrationFile, cameras: Sequence[str] | None) -> tuple[str, ...]:
+    if cameras is None:
+        return file.cameras
+    for camera in cameras:
+        if camera not in file.cameras:
+            raise DataFileError(
+                f"{file.path} has no camera {camera!r}; it has: {', '.join(file.cameras) or 'none'} "
+                "(images of another camera can be drawn from its stored states, see vla_cl.data.rerender)"
+            )
+    return tuple(cameras)
+
+
+def _known_episodes(file: DemonstrationFile, episodes: Sequence[int] | None) -> NDArray[np.int64]:
+    if episodes is None:
+        return np.arange(len(file), dtype=np.int64)
+    chosen = np.asarray(episodes, np.int64).reshape(-1)
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= len(file):
+        raise DataFileError(f"{file.path} has episodes 0 to {len(file) - 1}, asked for {list(episodes)!r}")
+    return chosen
