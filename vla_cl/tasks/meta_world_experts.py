@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from vla_cl.envs import ManipulationEnv
 from vla_cl.errors import ConfigurationError
 
-ScriptedPolicy = Callable[[NDArray[np.float64]], NDArray[np.floating]]
+ScriptedPolicy = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
 """From Meta-World's observation (39,) to an action (4,), possibly beyond [-1, 1]. It may write into its argument."""
 
 HAND, OPENING, FIRST_OBJECT, SECOND_OBJECT, GOAL = slice(0, 3), 3, slice(4, 7), slice(11, 14), slice(36, 39)
@@ -65,10 +66,11 @@ def push_back(state: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     hand, block, goal = state[HAND], state[FIRST_OBJECT], state[GOAL]
     gain, open_gripper, closed_gripper = 10.0, -1.0, 0.9
+    over_block = np.array([block[0], block[1], block[2] + 0.3])
     above_block = np.linalg.norm(hand[:2] - block[:2]) <= 0.04
     at_block = abs(hand[2] - block[2]) <= 0.055
     if not above_block:
-        target, effort = block + [0.0, 0.0, 0.3], open_gripper
+        target, effort = over_block, open_gripper
     elif not at_block:
         target, effort = block, open_gripper
     elif state[OPENING] > 0.6:
@@ -78,11 +80,11 @@ def push_back(state: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.append(gain * (target - hand), effort)
 
 
-def stick_pull(state: NDArray[np.float64]) -> NDArray[np.floating]:
+def stick_pull(state: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
     """Once the stick is through the handle, bring the handle to the goal.
 
-    The package's policy brings the hand to a fixed distance from the goal; the handle then often stops a few millimetres
-    out of reach. Ours measures how far the handle itself has to go, and does not press the stick down.
+    The package's policy brings the hand to a fixed distance from the goal, where the handle often stops a few
+    millimetres out of reach. Ours measures how far the handle itself has to go, and does not press the stick down.
     """
     stick, handle, goal = state[FIRST_OBJECT], state[SECOND_OBJECT], state[GOAL]
     to_go = goal[:2] - handle[:2]
@@ -108,11 +110,11 @@ def _packaged_policy(task: str) -> ScriptedPolicy:
         raise ConfigurationError(f"metaworld has no scripted policy for {task!r}; name one of its v3 tasks")
     policy = ENV_POLICY_MAP[task]()
 
-    def act(state: NDArray[np.float64]) -> NDArray[np.floating]:
+    def act(state: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
         with warnings.catch_warnings():
             # The gains exceed 1 far from the target on purpose, and the package warns at each such step.
             warnings.simplefilter("ignore")
-            action: NDArray[np.floating] = policy.get_action(state)
+            action: NDArray[np.floating[Any]] = policy.get_action(state)
         return action
 
     return act

@@ -10,7 +10,6 @@ from vla_cl.registry import Registry
 from vla_cl.seeding import numpy_generator
 from vla_cl.tasks.task import Task
 
-
 Ranges = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 """Lower and upper ends (D,) of "action", "agent_pos" and "environment_state"."""
 
