@@ -1,0 +1,188 @@
+"""The tables of a report: metrics, ledger, settings, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla_cl.evaluation.report.catalogue import HIGHER, LEDGER_BYTES, LEDGER_SECONDS, METRICS, NEEDS
+from vla_cl.evaluation.report.heat_map import decimal
+from vla_cl.evaluation.report.runs import Run
+
+MISSING = "–"
+"""What a number that does not exist looks like."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number in a table.
+
+    Args:
+        text: As shown.
+        exact: As computed, shown on hovering.
+        best: Whether no other run of the row is better.
+    """
+
+    text: str
+    exact: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table, with an entry a run.
+
+    Args:
+        title: What the row is.
+        entries: One a run.
+        note: A definition or a direction in words.
+        arrow: "↑" where higher is better, "↓" where lower is, else "".
+        group: Whether this row is a heading of those that follow.
+    """
+
+    title: str
+    entries: tuple[Entry, ...]
+    note: str = ""
+    arrow: str = ""
+    group: bool = False
+
+
+def metric_lines(runs: Sequence[Run]) -> list[Line]:
+    """Every metric of the catalogue, with the best run marked where runs differ."""
+    lines = []
+    for metric in METRICS:
+        values = [number(run.metrics.get(metric.key)) for run in runs]
+        sign = 1 if metric.direction == HIGHER else -1
+        known = [sign * value for value in values if value is not None]
+        best = max(known) if len(known) > 1 and min(known) < max(known) else None
+        entries = tuple(
+            Entry(MISSING) if value is None else Entry(decimal(value), f"{value:.6g}", sign * value == best)
+            for value in values
+        )
+        lines.append(Line(metric.title, entries, metric.meaning, "↑" if sign > 0 else "↓"))
+    return lines
+
+
+def needs_line(runs: Sequence[Run]) -> Line:
+    """What each strategy declares that it needs beyond the present task's data."""
+    entries = []
+    for run in runs:
+        needed = [NEEDS.get(key, key) for key, value in run.needs.items() if value]
+        entries.append(Entry(", ".join(needed) or "nothing") if run.needs else Entry(MISSING))
+    return Line("Needs beyond the task's data", tuple(entries), "Declared by the strategy, enforced by the runner.")
+
+
+def ledger_lines(runs: Sequence[Run]) -> list[Line]:
+    """Bytes that a run ended with, and seconds that it spent."""
+    sizes = [
+        Line(title, tuple(_bytes_entry(_last(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()
+    ]
+    parameters = Line(
+        "Trainable parameters",
+        tuple(_count_entry(_last(run, "trainable_parameters")) for run in runs),
+    )
+    times = [Line(title, tuple(_seconds_entry(_total(run, key)) for run in runs)) for key, title in LEDGER_SECONDS.items()]
+    everything = [
+        sum(known) if (known := [total for key in LEDGER_SECONDS if (total := _total(run, key)) is not None]) else None
+        for run in runs
+    ]
+    total = Line("Together", tuple(_seconds_entry(value) for value in everything))
+    nothing = tuple(Entry("") for _ in runs)
+    return [
+        Line("Memory after the last stage", nothing, group=True),
+        *sizes,
+        parameters,
+        Line("Time over all stages", nothing, group=True),
+        *times,
+        total,
+    ]
+
+
+def stage_lines(run: Run) -> list[Line]:
+    """The ledger of one run, a row a stage."""
+    lines = []
+    for index, entry in enumerate(run.ledger):
+        entries = [_bytes_entry(number(entry.get(key))) for key in LEDGER_BYTES]
+        entries += [_seconds_entry(number(entry.get(key))) for key in LEDGER_SECONDS]
+        stage = entry.get("stage", index)
+        title = f"{stage + 1} {entry.get('task', '')}" if isinstance(stage, int) and stage >= 0 else "zero-shot"
+        lines.append(Line(title.strip(), tuple(entries)))
+    return lines
+
+
+def setting_lines(settings: Sequence[Mapping[str, Any]], *, differing: bool) -> list[Line]:
+    """Flattened settings of several runs side by side: those that differ, or all."""
+    flat = [dict(_flatten(setting)) for setting in settings]
+    keys = list(dict.fromkeys(key for each in flat for key in each))
+    lines = [Line(key, tuple(Entry(each.get(key, MISSING)) for each in flat)) for key in keys]
+    return [line for line in lines if not differing or len({entry.text for entry in line.entries}) > 1]
+
+
+def number(value: Any) -> float | None:
+    """A finite number of a JSON file, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return float(value)
+
+
+def human_bytes(count: float) -> str:
+    """A size in decimal units, three significant digits: "4.25 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration: "8.3 s", "4 min 05 s" or "2 h 13 min"."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _last(run: Run, key: str) -> float | None:
+    values = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
+    return values[-1] if values else None
+
+
+def _total(run: Run, key: str) -> float | None:
+    values = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
+    return sum(values) if values else None
+
+
+def _bytes_entry(value: float | None) -> Entry:
+    return Entry(MISSING) if value is None else Entry(human_bytes(value), f"{value:,.0f} bytes")
+
+
+def _seconds_entry(value: float | None) -> Entry:
+    return Entry(MISSING) if value is None else Entry(human_seconds(value), f"{value:.3f} seconds")
+
+
+def _count_entry(value: float | None) -> Entry:
+    return Entry(MISSING) if value is None else Entry(f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, each in value.items():
+        if isinstance(each, Mapping) and each:
+            yield from _flatten(each, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(each)
+
+
+def _plain(value: Any) -> str:
+    """A setting as YAML would write it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return "[" + ", ".join(_plain(each) for each in value) + "]"
+        case dict():
+            return "{" + ", ".join(f"{key}: {_plain(each)}" for key, each in value.items()) + "}"
+    return str(value)
