@@ -1,0 +1,69 @@
+"""Rollouts, the success matrix, continual-learning metrics and their statistics."""
+
+from __future__ import annotations
+
+from vla_cl.evaluation.controller import Controller, PolicyController
+from vla_cl.evaluation.matrix import count_matrices, interval_matrix, success_matrix, summarise, trial_matrix
+from vla_cl.evaluation.metrics import (
+    backward_transfer,
+    continual_world_forward_transfer,
+    final_average,
+    forgetting,
+    forward_transfer,
+    learning_accuracy,
+    libero_area_under_curve,
+    libero_forward_transfer,
+    mean_average_accuracy,
+    negative_backward_transfer,
+    plasticity_loss,
+    recovery_steps,
+    stability,
+)
+from vla_cl.evaluation.options import EvaluationOptions
+from vla_cl.evaluation.protocol import evaluate_stage, tasks_at_stage
+from vla_cl.evaluation.rollout import rollout
+from vla_cl.evaluation.rows import EpisodeRow, read_rows, write_rows
+from vla_cl.evaluation.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    wilson_interval,
+)
+from vla_cl.evaluation.video import write_video
+
+__all__ = [
+    "Controller",
+    "EpisodeRow",
+    "EvaluationOptions",
+    "PolicyController",
+    "backward_transfer",
+    "bootstrap_interval",
+    "continual_world_forward_transfer",
+    "count_matrices",
+    "evaluate_stage",
+    "final_average",
+    "forgetting",
+    "forward_transfer",
+    "interquartile_mean",
+    "interval_matrix",
+    "learning_accuracy",
+    "libero_area_under_curve",
+    "libero_forward_transfer",
+    "mean_average_accuracy",
+    "negative_backward_transfer",
+    "performance_profile",
+    "plasticity_loss",
+    "probability_of_improvement",
+    "read_rows",
+    "recovery_steps",
+    "rollout",
+    "stability",
+    "success_matrix",
+    "summarise",
+    "tasks_at_stage",
+    "trial_matrix",
+    "wilson_interval",
+    "write_rows",
+    "write_video",
+]

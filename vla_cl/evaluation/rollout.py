@@ -1,0 +1,158 @@
+"""One task, many episodes at a time: who acts, in which order, on which initial states.
+
+Rounds are synchronous. In each, the controller is asked in one batch, by ascending slot, for the episodes that are
+running; then every environment executes its chunk on its own, stopping at success or at the horizon, and draws its
+cameras once. An episode that ended makes room for the slot's next one, and a slot without a next one stays empty.
+
+What a row says is a function of the controller, the task and the seed: episode e of a split starts in the split's
+e-th initial state whoever acts, it always runs in slot e % slots, and the noise of its q-th query has its own seed. The
+number of processes, their speed and their deaths change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.data import ObservationBatch
+from vla_cl.envs import BACKENDS, EnvironmentPool, EpisodeStart, ObservationOptions, RenderingOptions
+from vla_cl.errors import ConfigurationError
+from vla_cl.evaluation.controller import Controller
+from vla_cl.evaluation.options import EvaluationOptions
+from vla_cl.evaluation.rows import EpisodeRow
+from vla_cl.evaluation.simulation import RunningEpisode, Simulation
+from vla_cl.evaluation.video import write_video
+from vla_cl.registry import load_plugins
+from vla_cl.seeding import derive_seed
+from vla_cl.tasks import Task
+
+VIDEO_FRAMES_PER_SECOND = 20
+
+
+def rollout(
+    controller: Controller,
+    task: Task,
+    *,
+    stage: int,
+    options: EvaluationOptions,
+    observation: ObservationOptions,
+    rendering: RenderingOptions = RenderingOptions(),
+    pool: EnvironmentPool,
+    seed: int,
+    plugins: Sequence[str] = (),
+    video_folder: Path | None = None,
+    progress: Callable[[EpisodeRow], None] | None = None,
+) -> list[EpisodeRow]:
+    """Roll a controller out on one task.
+
+    Args:
+        controller: Who acts.
+        task: What is tried.
+        stage: Index of the last learned task, -1 before any; noted in the rows and mixed into the noise.
+        options: Episodes, initial states, instructions, slots and videos.
+        observation: What the controller sees.
+        rendering: How it is drawn.
+        pool: Processes that simulate, still open afterwards.
+        seed: Of the controller's noise. Initial states do not depend on it.
+        plugins: Modules or files that register the task's backend.
+        video_folder: Where the first `options.videos` episodes are filmed in real time: `<task>.mp4`, then
+            `<task>-episode-N.mp4`. None films nothing.
+        progress: Called with the row of each episode as it ends.
+
+    Returns:
+        One row an episode, by ascending episode.
+
+    Raises:
+        ConfigurationError: The split holds fewer initial states than episodes are asked for, or the controller
+            returned something that is not finite chunks of at least `controller.execute` actions.
+        SimulationError: The simulator keeps failing.
+    """
+    film = video_folder is not None and options.videos > 0
+    record_every = _record_every(task, plugins) if film else 0
+    waiting = _queues(task, options, observation, rendering, plugins, record_every)
+    simulation = Simulation(pool)
+    rows: list[EpisodeRow] = []
+    while waiting or simulation.running:
+        free = [slot for slot in waiting if slot not in simulation.running]
+        if free:
+            simulation.start({slot: waiting[slot].pop(0) for slot in free})
+            waiting = {slot: queue for slot, queue in waiting.items() if queue}
+        chunks = _ask(controller, simulation.running, (seed, "rollout", task.name, stage))
+        for episode in simulation.advance(chunks):
+            rows.append(_row(episode, task, stage, options))
+            if video_folder is not None and episode.frames:
+                suffix = f"-episode-{episode.index}" if episode.index else ""
+                path = video_folder / f"{task.name}{suffix}.mp4"
+                write_video(path, episode.frames, VIDEO_FRAMES_PER_SECOND)
+            if progress is not None:
+                progress(rows[-1])
+    return sorted(rows, key=lambda row: row.episode)
+
+
+def _queues(
+    task: Task,
+    options: EvaluationOptions,
+    observation: ObservationOptions,
+    rendering: RenderingOptions,
+    plugins: Sequence[str],
+    record_every: int,
+) -> dict[int, list[RunningEpisode]]:
+    """The episodes that each slot will run, in order."""
+    seeds = task.seeds[options.split]
+    if len(seeds) < options.episodes:
+        raise ConfigurationError(
+            f"task {task.name!r} has {len(seeds)} initial states for {options.split}; "
+            f"lower evaluation.episodes from {options.episodes}"
+        )
+    instructions = task.instructions(options.instructions)
+    spec = task.environment_spec(observation, rendering, plugins)
+    queues: dict[int, list[RunningEpisode]] = {}
+    for index in range(options.episodes):
+        start = EpisodeStart(spec, seeds[index], record_every if index < options.videos else 0)
+        episode = RunningEpisode(index, instructions[index % len(instructions)], start)
+        queues.setdefault(index % options.slots, []).append(episode)
+    return queues
+
+
+def _ask(
+    controller: Controller, running: dict[int, RunningEpisode], noise: tuple[int | str, ...]
+) -> dict[int, NDArray[np.float32]]:
+    """One batch for the controller; the actions (execute, A) that each slot is to execute."""
+    slots = sorted(running)
+    episodes = [running[slot] for slot in slots]
+    observation = ObservationBatch.from_environments(
+        [episode.observation for episode in episodes], [episode.instruction for episode in episodes]
+    )
+    seeds = [derive_seed(*noise, episode.index, len(episode.actions)) for episode in episodes]
+    actions = np.asarray(controller.act(observation, seeds), dtype=np.float32)
+    if actions.ndim != 3 or len(actions) != len(slots) or actions.shape[1] < controller.execute:
+        raise ConfigurationError(
+            f"a controller returns actions ({len(slots)}, at least {controller.execute}, A), got {actions.shape}"
+        )
+    if not np.isfinite(actions).all():
+        raise ConfigurationError("the controller returned actions that are not finite; has training diverged?")
+    return {slot: actions[row, : controller.execute] for row, slot in enumerate(slots)}
+
+
+def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOptions) -> EpisodeRow:
+    """What is kept of an episode that ended."""
+    return EpisodeRow(
+        stage=stage,
+        task=task.name,
+        split=options.split,
+        episode=episode.index,
+        seed=episode.start.seed,
+        instruction=episode.instruction,
+        success=episode.success,
+        steps=episode.steps,
+        failure="" if episode.success else episode.failure or "horizon",
+    )
+
+
+def _record_every(task: Task, plugins: Sequence[str]) -> int:
+    """How many control steps lie between two frames of a film that plays in real time."""
+    load_plugins(plugins)
+    return max(1, round(BACKENDS[task.backend].metadata["render_fps"] / VIDEO_FRAMES_PER_SECOND))
