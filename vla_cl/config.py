@@ -81,12 +81,7 @@ class ExperimentConfig:
     @property
     def observation(self) -> ObservationOptions:
         """What the policy needs to see."""
-        cameras = self.policy.cameras
-        return ObservationOptions(
-            cameras=() if not self.policy.pixels else None if cameras is None else tuple(cameras),
-            image_size=self.policy.image_size,
-            privileged=self.policy.privileged,
-        )
+        return observation_for(self.policy)
 
     @property
     def strategy_options(self) -> dict[str, Any]:
@@ -110,6 +105,16 @@ class ExperimentConfig:
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         label = f"{self.suite}-{self.policy.name}-{self.strategy['name']}-seed{self.seed}"
         return Path(self.output) / f"{label}-{digest}"
+
+
+def observation_for(policy: PolicyConfig) -> ObservationOptions:
+    """What environments must show to a policy."""
+    cameras = policy.cameras
+    return ObservationOptions(
+        cameras=() if not policy.pixels else None if cameras is None else tuple(cameras),
+        image_size=policy.image_size,
+        privileged=policy.privileged,
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

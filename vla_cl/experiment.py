@@ -14,11 +14,11 @@ from typing import Any
 from vla_cl.config import ExperimentConfig, to_dict
 from vla_cl.data import DemonstrationFile, Statistics, WindowDataset, compute_statistics, demonstrations_for
 from vla_cl.envs import EnvironmentPool
-from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise
+from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
 from vla_cl.files import write_json
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
-from vla_cl.progress import progress_bar
+from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
 from vla_cl.strategies import Strategy, build_strategy
@@ -120,19 +120,23 @@ class TaskSequence:
         if self.run.episodes_path(stage).exists():
             return
         started = time.perf_counter()
-        controller = PolicyController(self.policy, self.strategy.route, resolve_device(self.config.device))
-        rows: list[EpisodeRow] = evaluate_stage(
-            controller,
-            self.sequence,
-            stage=stage,
-            options=self.config.evaluation,
-            observation=self.config.observation,
-            rendering=self.config.rendering,
-            pool=self.pool,
-            seed=self.config.seed,
-            plugins=self.config.plugins,
-            video_folder=self.run.video_folder(stage),
-        )
+        options = self.config.evaluation
+        tried = len(tasks_at_stage(self.sequence, stage, options))
+        rows: list[EpisodeRow] = []
+        with progress_bar(f"evaluating {tried} tasks", tried * options.episodes) as advance:
+            rows += evaluate_stage(
+                PolicyController(self.policy, self.strategy.route, resolve_device(self.config.device)),
+                self.sequence,
+                stage=stage,
+                options=options,
+                observation=self.config.observation,
+                rendering=self.config.rendering,
+                pool=self.pool,
+                seed=self.config.seed,
+                plugins=self.config.plugins,
+                video_folder=self.run.video_folder(stage),
+                progress=Counter(advance),
+            )
         self.run.store_rows(stage, rows)
         self.run.add_to_ledger(stage, evaluate_seconds=time.perf_counter() - started)
         self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])

@@ -45,3 +45,15 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
     else:
         yield lambda done: None
     logger.info("%s: %.1f s", description, time.perf_counter() - started)
+
+
+class Counter:
+    """An `Advance` for callers that are told of one finished unit at a time."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.done = 0
+
+    def __call__(self, _: object) -> None:
+        self.done += 1
+        self.advance(self.done)

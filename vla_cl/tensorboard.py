@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.evaluation import success_matrix
-from vla_cl.evaluation.report.figures import success_matrix_image
+from vla_cl.evaluation.report.figures import success_matrix_figure
 from vla_cl.evaluation.rows import EpisodeRow
 from vla_cl.training import TrainingRow
 
@@ -41,7 +41,7 @@ class TensorBoardLog:
         for task, successes in outcomes.items():
             rate = sum(successes) / len(successes)
             self.writer.add_scalar(f"success/{task}", rate, step)  # type: ignore[no-untyped-call]
-        picture = success_matrix_image(success_matrix(rows, sequence), sequence)
+        picture = success_matrix_figure({"success": success_matrix(rows, sequence)}, sequence)
         self.writer.add_image("success_matrix", picture, step, dataformats="HWC")  # type: ignore[no-untyped-call]
         self.writer.flush()  # type: ignore[no-untyped-call]
 

@@ -39,7 +39,7 @@ def evaluate(
     """
     load_plugins(plugin or [])
     from vla_cl.evaluation import EvaluationOptions, wilson_interval, write_rows
-    from vla_cl.experiment import evaluate_checkpoint
+    from vla_cl.checkpoint import evaluate_checkpoint
 
     rows = evaluate_checkpoint(
         checkpoint,

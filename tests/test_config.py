@@ -1,0 +1,125 @@
+"""Composition of the configuration: what overrides mean, and how mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vla_cl.config import compose, policy_names, preset_names, to_dict
+from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.registry import load_plugins
+
+
+def test_groups_and_keys_compose() -> None:
+    (config,) = compose(["suite=mw5", "policy=lowdim", "strategy=replay", "strategy.fraction=0.1", "training.steps=7"])
+    assert config.suite == "mw5" and config.policy.name == "lowdim" and config.training.steps == 7
+    assert config.strategy == {"name": "replay", "fraction": 0.1, "count": None, "by": "episode", "ratio": 0.5}
+    assert config.strategy_options["fraction"] == 0.1
+
+
+def test_the_recipe_follows_the_policy() -> None:
+    lowdim, compact = compose(["suite=mw5", "policy=lowdim,compact"])
+    assert lowdim.training.batch_size != compact.training.batch_size
+    assert lowdim.observation.cameras == () and lowdim.observation.privileged
+    assert compact.observation.cameras is None and not compact.observation.privileged
+
+
+def test_sweeps_are_the_product_of_their_choices() -> None:
+    configs = compose(["suite=mw5", "strategy=sequential,ewc", "seed=0,1,2"])
+    assert [(config.strategy["name"], config.seed) for config in configs] == [
+        (strategy, seed) for strategy in ("sequential", "ewc") for seed in range(3)
+    ]
+    assert len({config.folder for config in configs}) == 6
+
+
+def test_overrides_win_over_a_preset() -> None:
+    assert preset_names() == ["quickstart"]
+    (preset,) = compose([], preset="quickstart")
+    (changed,) = compose(["training.steps=3"], preset="quickstart")
+    assert changed.training.steps == 3 != preset.training.steps
+    assert changed.suite == preset.suite
+
+
+def test_the_folder_is_a_function_of_what_decides_the_numbers() -> None:
+    first, same, other = (
+        compose(["suite=mw5", *more])[0] for more in ([], ["evaluation.processes=1", "data=elsewhere"], ["seed=1"])
+    )
+    assert first.folder == same.folder != other.folder
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "suggestion"),
+    [
+        ("policy=compct", "policy", "compact"),
+        ("strategy=replai", "strategy", "replay"),
+        ("preset=quikstart", "preset", "quickstart"),
+    ],
+)
+def test_an_unknown_choice_names_the_nearest(override: str, kind: str, suggestion: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"{kind} .* did you mean '{suggestion}'"):
+        compose(["suite=mw5", override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stps=3", "key 'training.stps' is unknown; did you mean 'training.steps'"),
+        ("sed=3", "key 'sed' is unknown; did you mean 'seed'"),
+        ("steps=3", "did you mean 'training.steps'"),
+        ("strategy.fractoin=3", "fractoin"),
+        ("training.steps=many", "many"),
+        ("training.steps=0", "training.steps must be at least 1, got 0"),
+        ("evaluation.episodes=0", "evaluation.episodes must be at least 1, got 0"),
+        ("suite", "has no '='"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        compose(["suite=mw5", "strategy=replay", override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_suite_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="say suite=NAME"):
+        compose(["policy=lowdim"])
+
+
+def test_a_configuration_survives_json() -> None:
+    (config,) = compose(["suite=mw5", "policy=lowdim"])
+    assert to_dict(config)["training"]["betas"] == list(config.training.betas)
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from vla_cl.strategies import STRATEGIES, Strategy
+
+
+@STRATEGIES.decorator("anchored")
+class Anchored(Strategy):
+    """A strategy from a file."""
+
+    @dataclass
+    class Options:
+        """Strength of the anchor."""
+
+        strength: float = 2.0
+'''
+
+
+def test_a_strategy_from_a_file_configures_like_a_built_in_one(tmp_path: Path) -> None:
+    plugin = tmp_path / "anchored.py"
+    plugin.write_text(PLUGIN)
+    (config,) = compose(["suite=mw5", "strategy=anchored", "strategy.strength=3", f"plugins=[{plugin}]"])
+    assert config.strategy == {"name": "anchored", "strength": 3.0}
+    with pytest.raises(ConfigurationError, match="strenth"):
+        compose(["suite=mw5", "strategy=anchored", "strategy.strenth=3", f"plugins=[{plugin}]"])
+
+
+def test_a_missing_plugin_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"plugin 'nowhere.py' is not a Python file"):
+        load_plugins(["nowhere.py"])
+
+
+def test_presets_cover_the_built_in_policies() -> None:
+    assert {"compact", "lowdim"} <= set(policy_names())

@@ -1,0 +1,131 @@
+"""The training loop: it learns, it goes on exactly, and it calls the verbs where the contract says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.strategies.conftest import make_dataset, make_policy
+from vla_cl.data import Batch, WindowDataset
+from vla_cl.errors import SimulationError
+from vla_cl.policies import Policy, PolicyOutput
+from vla_cl.strategies import Strategy, build_strategy
+from vla_cl.training import IntervalCheckpoints, TrainingOptions, TrainingRow, fit
+
+OPTIONS = TrainingOptions(steps=30, batch_size=16, warmup_steps=5, checkpoint_every=10, log_every=10)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> WindowDataset:
+    return make_dataset(tmp_path, "task", episodes=8)
+
+
+def weights(policy: Policy) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+class Interrupted(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("head", ["flow", "regression"])
+def test_interrupted_training_ends_with_the_same_weights(
+    head: str, ema: float, data: WindowDataset, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, ema=ema)
+    whole = make_policy(head)
+    fit(whole, data, build_strategy("sequential", {}, 0), options, seed=1, stage=0)
+
+    def stop(step: int) -> None:
+        if step == 17:
+            raise Interrupted
+
+    checkpoints = IntervalCheckpoints(tmp_path / "checkpoints")
+    arguments: dict[str, Any] = {"seed": 1, "stage": 0, "checkpoints": checkpoints}
+    with pytest.raises(Interrupted):
+        fit(make_policy(head), data, build_strategy("sequential", {}, 0), options, on_step=stop, **arguments)
+    resumed = make_policy(head, seed=99)
+    steps: list[int] = []
+    fit(resumed, data, build_strategy("sequential", {}, 0), options, on_step=steps.append, **arguments)
+    assert steps[0] == 10, "it goes on from the checkpoint, not from the start"
+    assert same(weights(whole), weights(resumed))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: WindowDataset) -> None:
+    policies = [make_policy() for _ in range(3)]
+    for policy, seed in zip(policies, (1, 1, 2), strict=True):
+        fit(policy, data, build_strategy("sequential", {}, 0), OPTIONS, seed=seed, stage=0)
+    first, second, other = map(weights, policies)
+    assert same(first, second) and not same(first, other)
+
+
+def test_training_reduces_the_loss_on_the_demonstrations(data: WindowDataset) -> None:
+    rows: list[TrainingRow] = []
+    options = replace(OPTIONS, steps=300, learning_rate=3e-3)
+    fit(make_policy("regression"), data, build_strategy("sequential", {}, 0), options, seed=0, stage=0, on_row=rows.append)
+    assert [row.step for row in rows] == list(range(10, 301, 10))
+    assert rows[-1].imitation_loss < 0.5 * rows[0].imitation_loss
+
+
+class Recorder(Strategy):
+    """Writes down which verb was called, and what it could see."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 0)
+        self.calls: list[str] = []
+        self.frozen = torch.zeros(())
+
+    def batch(self, batch: Batch) -> Batch:
+        self.calls.append("batch")
+        return batch
+
+    def loss(self, batch: Batch, output: PolicyOutput) -> Tensor | float:
+        assert output.loss.shape == (len(batch),)
+        self.calls.append("loss")
+        return 0.0
+
+    def gradients(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        assert any(parameter.grad is not None for parameter in parameters.values())
+        self.calls.append("gradients")
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.calls.append("after_step")
+
+
+def test_verbs_are_called_in_order_and_masked_gradients_move_nothing(data: WindowDataset) -> None:
+    strategy, policy = Recorder(), make_policy()
+    before = weights(policy)
+    fit(policy, data, strategy, replace(OPTIONS, steps=3, weight_decay=0.0), seed=0, stage=0)
+    assert strategy.calls == ["batch", "loss", "gradients", "after_step"] * 3
+    assert same(before, weights(policy))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_way_out(data: WindowDataset) -> None:
+    class Broken(Strategy):
+        def loss(self, batch: Batch, output: PolicyOutput) -> Tensor | float:
+            return output.loss.sum() * float("nan")
+
+    with pytest.raises(SimulationError, match=r"the loss is nan .* lower training.learning_rate"):
+        fit(make_policy(), data, Broken(None, 0), replace(OPTIONS, log_every=1), seed=0, stage=0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_fits_too(data: WindowDataset) -> None:
+    policy = make_policy().to("cuda")
+    rows: list[TrainingRow] = []
+    options = replace(OPTIONS, precision="bfloat16")
+    fit(policy, data, build_strategy("ewc", {}, 0), options, seed=0, stage=0, on_row=rows.append)
+    assert rows[-1].loss == rows[-1].loss
