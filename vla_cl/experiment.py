@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from vla_cl.data import DemonstrationFile, Statistics, WindowDataset, compute_st
 from vla_cl.envs import EnvironmentPool
 from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
+from vla_cl.errors import ConfigurationError
 from vla_cl.files import write_json
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
-from vla_cl.strategies import Strategy, build_strategy
+from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
 from vla_cl.tasks import Task, TaskSuite, get_suite
 from vla_cl.tensorboard import TensorBoardLog
 from vla_cl.training import TrainingRow, fit, resolve_device
@@ -106,6 +108,7 @@ class TaskSequence:
                 on_step=advance,
             )
         self.strategy.end_task(task, self.policy, demonstrations)
+        enforce_needs(self.strategy)
         self.run.store(stage, self.policy, self.strategy)
         self.run.add_to_ledger(
             stage,
@@ -177,6 +180,17 @@ class TaskSequence:
         return policy.to(resolve_device(config.device)).eval()
 
 
+def enforce_needs(strategy: Strategy) -> None:
+    """Hold a strategy to what it declares, since the report prints that.
+
+    Raises:
+        ConfigurationError: It keeps demonstrations of earlier tasks without saying so.
+    """
+    if strategy.memory_bytes and not strategy.needs.raw_data:
+        name = type(strategy).__name__
+        raise ConfigurationError(f"strategy {name} keeps demonstrations; declare `needs = Needs(raw_data=True)`")
+
+
 def costs(policy: Policy, strategy: Strategy) -> dict[str, int]:
     """What the policy and the strategy hold, in bytes and in trained parameters."""
     parameters = list(policy.parameters())
@@ -193,7 +207,7 @@ def finish(run: RunFolder, config: ExperimentConfig, sequence: tuple[Task, ...])
     timed = ("train_seconds", "evaluate_seconds")
     metrics = summarise(run.rows(), [task.name for task in sequence])
     metrics["seconds"] = sum(entry.get(key, 0.0) for entry in ledger for key in timed)
-    metrics["strategy_needs"] = vars(build_strategy(config.strategy["name"], config.strategy_options, 0).needs)
+    metrics["strategy_needs"] = asdict(STRATEGIES[config.strategy["name"]].needs)
     write_json(run.path / "metrics.json", metrics)
     with closing(TensorBoardLog(run.path / "tensorboard", config.training.steps)) as log:
         log.results(to_dict(config), metrics)
