@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
@@ -13,6 +14,8 @@ from typing import Generic, TypeVar
 from vla_cl.errors import ConfigurationError, UnknownNameError
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Registry(Generic[T]):
@@ -68,11 +71,15 @@ class Registry(Generic[T]):
         return len(self._things)
 
     def _load_entry_points(self) -> None:
+        """Import the plug-ins; one that fails is left out with a warning, so that it does not take the rest along."""
         if self._loaded or not self._group:
             return
         self._loaded = True
         for entry_point in entry_points(group=self._group):
-            entry_point.load()
+            try:
+                entry_point.load()
+            except Exception as error:  # noqa: BLE001  a plug-in may fail in any way
+                logger.warning("plug-in %s (%s) is left out: %s", entry_point.name, entry_point.value, error)
 
 
 def _same_definition(first: object, second: object) -> bool:

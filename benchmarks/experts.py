@@ -1,0 +1,85 @@
+"""How often the scripted experts succeed, as the table in docs/tasks.md.
+
+    python benchmarks/experts.py --episodes 20
+
+Every expert acts in our environment, within the task's horizon, from initial states of the selection split: those that
+demonstrations never start from and that reported results do not use. Takes about five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+from contextlib import closing
+from pathlib import Path
+
+from vla_cl.envs import ObservationOptions
+from vla_cl.files import write_text
+from vla_cl.seeding import numpy_generator
+from vla_cl.tasks import SUITES, Task, find_task, get_suite, make_expert
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
+BEGIN, END = "<!-- experts: begin -->", "<!-- experts: end -->"
+
+
+def successful_steps(name: str, episodes: int) -> list[int]:
+    """Steps that the expert of a task took in those of `episodes` episodes in which it succeeded."""
+    task = find_task(name)
+    expert = make_expert(task)
+    steps = []
+    with closing(task.environment(ObservationOptions(cameras=()))) as env:
+        for seed in task.seeds.selection[:episodes]:
+            env.restart(seed=seed)
+            expert.reset(env, numpy_generator("experts", task.name, seed))
+            outcome = env.advance(expert.act(env))
+            while not (outcome.terminated or outcome.truncated):
+                outcome = env.advance(expert.act(env))
+            if outcome.terminated:
+                steps.append(env.elapsed_steps)
+    return steps
+
+
+def table(tasks: list[Task], steps: list[list[int]], episodes: int) -> str:
+    """The Markdown table, one row a task, with the mean success rate below it."""
+    lines = [
+        "| task | instruction | suites | horizon | expert succeeds | steps: median, longest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, taken in zip(tasks, steps, strict=True):
+        suites = ", ".join(name for name in SUITES if name != "mw50" and _holds(name, task))
+        duration = f"{statistics.median(taken):.0f}, {max(taken)}" if taken else "-"
+        cells = (f"`{task.name}`", task.instruction, suites, task.horizon, f"{len(taken)} of {episodes}", duration)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    successes = sum(len(taken) for taken in steps)
+    lines += ["", f"All tasks: {successes} of {episodes * len(tasks)} episodes succeed."]
+    return "\n".join(lines)
+
+
+def _holds(suite: str, task: Task) -> bool:
+    return any(other.name == task.name for other in get_suite(suite).tasks)
+
+
+def main() -> None:
+    """Measure all tasks of `mw50` and put the table into the document, between its two markers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=20, help="episodes a task")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="Markdown file with the two markers")
+    arguments = parser.parse_args()
+
+    head, _, rest = arguments.document.read_text(encoding="utf-8").partition(BEGIN)
+    _, marker, tail = rest.partition(END)
+    if not marker:
+        parser.error(f"{arguments.document} does not hold the markers {BEGIN!r} and {END!r}")
+    tasks = list(get_suite("mw50").tasks)
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        steps = pool.starmap(
+            successful_steps, [(f"mw50/{task.name}", arguments.episodes) for task in tasks], chunksize=1
+        )
+    written = f"{BEGIN}\n\n{table(tasks, steps, arguments.episodes)}\n\n{END}"
+    write_text(arguments.document, head + written + tail)
+
+
+if __name__ == "__main__":
+    main()
