@@ -73,7 +73,7 @@ def sometimes_expert() -> Respond:
         actions = expert(observation, seeds)
         assert observation.environment_state is not None
         # The window's place is drawn by the reset, so this depends on the episode alone.
-        lazy = (observation.environment_state[:, -3] * 1000).int().numpy() % 3 == 0
+        lazy = (observation.environment_state[:, -2] * 1000).int().numpy() % 3 == 0
         actions[lazy] = 0.0
         return actions
 
@@ -221,25 +221,24 @@ def test_progress_hears_of_every_episode_once(pool: EnvironmentPool, window_clos
     assert sorted(heard, key=lambda row: row.episode) == rows
 
 
-@pytest.mark.parametrize("worker", [0, 1])
-def test_a_killed_process_changes_no_row_and_no_query(worker: int, window_close: Task) -> None:
+def test_killed_processes_change_no_row_and_no_query(pool: EnvironmentPool, window_close: Task) -> None:
     options = EvaluationOptions(episodes=6, slots=4)
 
-    def evaluate(kill_at: Sequence[int]) -> tuple[list[EpisodeRow], list[Any]]:
-        with EnvironmentPool(2) as own:
+    def evaluate(deaths: dict[int, int]) -> tuple[list[EpisodeRow], list[Any]]:
+        """Rows and queries of a rollout in which process deaths[q] is killed before the q-th query is answered."""
 
-            def kill(query: int) -> None:
-                if query in kill_at:
-                    os.kill(own.process_ids()[worker], signal.SIGKILL)
+        def kill(query: int) -> None:
+            if query in deaths:
+                os.kill(pool.process_ids()[deaths[query]], signal.SIGKILL)
 
-            controller = Recorder(sometimes_expert(), 1, before=kill)
-            rows = roll(controller, window_close, own, options)
+        controller = Recorder(sometimes_expert(), 1, before=kill)
+        rows = roll(controller, window_close, pool, options)
         return rows, [(seeds, each.environment_state.tolist()) for each, seeds in controller.batches]
 
-    undisturbed = evaluate(())
+    undisturbed = evaluate({})
     shortest = min(row.steps for row in undisturbed[0])
-    # Early, mid-way, and in the round after the first episode ended, when its slot is being started again.
-    assert evaluate((1, 20, shortest + 1)) == undisturbed
+    # At once, mid-way, and in the round after the first episode ended, when another has just taken its slot.
+    assert evaluate({1: 0, 20: 1, shortest + 1: 0}) == undisturbed
 
 
 def test_a_process_that_keeps_dying_under_an_episode_ends_the_rollout(window_close: Task) -> None:
@@ -251,7 +250,7 @@ def test_a_process_that_keeps_dying_under_an_episode_ends_the_rollout(window_clo
 
 def test_a_split_without_enough_initial_states_is_refused(pool: EnvironmentPool, window_close: Task) -> None:
     task = replace(window_close, seeds=SeedSplit(test=range(5_000_000, 5_000_003)))
-    with pytest.raises(ConfigurationError, match="has 3 initial states for test; lower evaluation.episodes from 4"):
+    with pytest.raises(ConfigurationError, match=r"has 3 initial states for test; lower evaluation\.episodes from 4"):
         roll(Recorder(random_actions(8), 8), task, pool, EvaluationOptions(episodes=4))
 
 
