@@ -54,9 +54,7 @@ class ObservationBatch:
         )
 
     @staticmethod
-    def from_environments(
-        observations: Sequence[Mapping[str, Any]], instructions: Sequence[str]
-    ) -> ObservationBatch:
+    def from_environments(observations: Sequence[Mapping[str, Any]], instructions: Sequence[str]) -> ObservationBatch:
         """Stack what environments returned, one instruction each."""
         import torch
 
@@ -116,8 +114,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             instruction=tuple(text for each in observations for text in each.instruction),
             agent_pos=torch.cat([each.agent_pos for each in observations]),
             pixels={
-                camera: torch.cat([each.pixels[camera] for each in observations])
-                for camera in observations[0].pixels
+                camera: torch.cat([each.pixels[camera] for each in observations]) for camera in observations[0].pixels
             },
             environment_state=torch.cat(states) if states else None,
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class FileColumn(Column):
         episodes = np.searchsorted(self.starts, rows, side="right") - 1
         positions = (self.offsets[episodes] + (rows - self.starts[episodes]) * size).tolist()
         values = np.empty((len(rows), *self.row_shape), self.dtype)
-        memory = memoryview(values).cast("B") if values.size else memoryview(b"")
+        memory = values.reshape(-1).view(np.uint8).data
         for index, position in enumerate(positions):
             if os.preadv(self._descriptor, [memory[index * size : (index + 1) * size]], position) != size:
                 raise DataFileError(f"{self.path} is truncated; delete it and collect again")
@@ -111,7 +111,7 @@ class Hdf5Column(Column):
         return values
 
 
-def open_column(file: DemonstrationFile, name: str, episodes: Sequence[int]) -> Column:
+def open_column(file: DemonstrationFile, name: str, episodes: Iterable[int]) -> Column:
     """The quantity `name` ("actions", "obs/agent_pos") of some episodes, by the cheapest way that reads it."""
     datasets = [file.dataset(episode, name) for episode in episodes]
     first = datasets[0]

@@ -157,9 +157,8 @@ class DemonstrationFile:
         missing = [name for name in (*HEADER_TEXTS, *HEADER_TREES, "total", CHECKSUM) if name not in attributes]
         if missing:
             raise self._broken(f"data/ has no attribute {missing[0]!r}")
-        texts = {name: str(attributes[name]) for name in HEADER_TEXTS}
-        trees = {name: json.loads(attributes[name]) for name in HEADER_TREES}
-        self.header = Header(**texts, **trees)
+        fields: dict[str, Any] = {name: str(attributes[name]) for name in HEADER_TEXTS}
+        self.header = Header(**fields, **{name: json.loads(attributes[name]) for name in HEADER_TREES})
         self.checksum = str(attributes[CHECKSUM])
 
     def _check_structure(self) -> None:

@@ -73,7 +73,7 @@ def _write_header(data: h5py.Group, header: Header, total: int) -> None:
 
 def _write_episode(group: h5py.Group, episode: Episode) -> None:
     length = len(episode)
-    vectors = {
+    vectors: dict[str, NDArray[Any]] = {
         "actions": np.asarray(episode.actions, np.float32),
         "executed_actions": np.asarray(episode.executed_actions, np.float32),
         "states": np.asarray(episode.states, np.float64),

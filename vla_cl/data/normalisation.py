@@ -106,8 +106,8 @@ class Statistics:
             return VectorStatistics(
                 mean=(low + high) / 2,
                 std=spread / np.sqrt(12),
-                min=low,
-                max=high,
+                min=low.astype(np.float32),
+                max=high.astype(np.float32),
                 q01=low + LOWER_QUANTILE * spread,
                 q99=low + UPPER_QUANTILE * spread,
             )
@@ -162,4 +162,5 @@ def _vector_statistics(dataset: HasVectors, name: str) -> VectorStatistics:
 def _quantiles(dataset: HasVectors, name: str, dimension: int) -> NDArray[np.float64]:
     """Minimum, q01, q99 and maximum of one dimension; one number a step is in memory."""
     values = np.concatenate([block[:, dimension] for block in dataset.vectors(name)])
-    return np.quantile(values.astype(np.float64), [0.0, LOWER_QUANTILE, UPPER_QUANTILE, 1.0])
+    quantiles: NDArray[np.float64] = np.quantile(values.astype(np.float64), [0.0, LOWER_QUANTILE, UPPER_QUANTILE, 1.0])
+    return quantiles

@@ -109,8 +109,8 @@ class Header:
 
     @property
     def env_args(self) -> str:
-        """robomimic's JSON: env_name, type, env_kwargs."""
-        kwargs = {**self.environment, "observation": self.observation, "rendering": self.rendering}
+        """robomimic's JSON: env_name, type, env_kwargs; `gymnasium.make(env_name, **env_kwargs)` is the environment."""
+        kwargs = dict(self.observation)
         return canonical_json({"env_name": self.env_name, "type": ROBOMIMIC_GYM_TYPE, "env_kwargs": kwargs})
 
 

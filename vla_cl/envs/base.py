@@ -48,12 +48,15 @@ class RenderingOptions:
         reflections: Draw mirror reflections of the floor and the table.
         shadows: Draw shadows.
         multisampling: Samples a pixel for anti-aliasing; 0 switches it off, MuJoCo's own default is 4.
+        mesh_detail: Details of meshes smaller than this, in metres, are not drawn; 0 draws every triangle. Physics
+            never changes.
     """
 
     backend: str = "auto"
     reflections: bool = False
     shadows: bool = False
     multisampling: int = 0
+    mesh_detail: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,10 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     @abc.abstractmethod
     def set_state(self, state: NDArray[np.float64]) -> None:
         """Restore what `get_state` returned."""
+
+    def model_xml(self) -> str:
+        """The simulated model as XML, for archives; "" where the backend cannot say."""
+        return ""
 
     # --- what everybody else uses --------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.gl import import_mujoco
+from vla_cl.envs.rendering import Renderer
 from vla_cl.errors import SimulationError, UnknownNameError
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,8 @@ class MetaWorldEnv(ManipulationEnv):
     default_cameras = ("corner2", "gripperPOV")
 
     def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, *, task: str) -> None:
-        import mujoco
-
         super().__init__(spec, render_mode)
-        self._mujoco = mujoco
+        self._mujoco = mujoco = import_mujoco()
         self.task = task
         self.meta_world = _task_class(task)(render_mode=None)
         self.meta_world._partially_observable = False
@@ -64,6 +64,7 @@ class MetaWorldEnv(ManipulationEnv):
         self.meta_world.seeded_rand_vec = True
         self.meta_world._set_task_called = True
         self.model, self.data = self.meta_world.model, self.meta_world.data
+        self._renderer = Renderer(self.model, spec.rendering, scene=self.meta_world.fullpath)
         self._check_cameras()
 
         bounds = self.meta_world.sawyer_observation_space
@@ -178,13 +179,17 @@ class MetaWorldEnv(ManipulationEnv):
 
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
-        raise NotImplementedError
+        return self._renderer.draw(self.data, camera, height, width)
+
+    def close(self) -> None:
+        """Free what drawing needed."""
+        self._renderer.close()
+        super().close()
 
     def _check_cameras(self) -> None:
-        known = [self.model.camera(index).name for index in range(self.model.ncam)]
         for camera in self.cameras:
-            if camera not in known:
-                raise UnknownNameError("camera", camera, known)
+            if camera not in self._renderer.cameras:
+                raise UnknownNameError("camera", camera, self._renderer.cameras)
 
 
 BACKENDS.register("meta_world", MetaWorldEnv)

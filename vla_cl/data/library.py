@@ -1,0 +1,66 @@
+"""Demonstrations by what they are: a folder of files named after everything that decides their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from vla_cl.data.attempts import CollectionOptions
+from vla_cl.data.collect import collect_unlocked, demonstrations_request
+from vla_cl.data.demonstrations import DemonstrationFile
+from vla_cl.data.lock import exclusively
+from vla_cl.data.schema import canonical_json
+from vla_cl.envs import ObservationOptions, RenderingOptions
+from vla_cl.registry import load_plugins
+from vla_cl.tasks import Task
+
+_HASH_DIGITS = 12
+
+
+def demonstrations_path(
+    root: Path,
+    task: Task,
+    options: CollectionOptions,
+    observation: ObservationOptions,
+    rendering: RenderingOptions = RenderingOptions(),
+) -> Path:
+    """Where such demonstrations are: `<root>/<backend>/<task>-<hash>.hdf5`, whether they are there or not."""
+    request = canonical_json(demonstrations_request(task, options, observation, rendering))
+    digest = hashlib.sha256(request.encode()).hexdigest()[:_HASH_DIGITS]
+    return Path(root) / task.backend / f"{task.name}-{digest}.hdf5"
+
+
+def demonstrations_for(
+    task: Task,
+    root: Path,
+    options: CollectionOptions,
+    observation: ObservationOptions,
+    rendering: RenderingOptions = RenderingOptions(),
+    *,
+    processes: int | None = None,
+    plugins: Sequence[str] = (),
+) -> Path:
+    """The demonstration file of a task: found, or collected now. Processes that ask at once collect once.
+
+    Args:
+        task: What is demonstrated.
+        root: Folder of demonstrations, shared by runs.
+        options: See `collect_demonstrations`, like the arguments that follow.
+        observation: What is stored of every step.
+        rendering: How images are drawn.
+        processes: Worker processes; None is one a core.
+        plugins: Modules or files that register the task's backend and expert.
+
+    Raises:
+        DataFileError: A file is there, but damaged.
+        VlaClError: What `collect_demonstrations` raises.
+    """
+    load_plugins(plugins)
+    path = demonstrations_path(root, task, options, observation, rendering)
+    if not path.exists():
+        with exclusively(path):
+            if not path.exists():
+                collect_unlocked(task, path, options, observation, rendering, processes, plugins)
+    with DemonstrationFile(path):
+        return path
