@@ -7,7 +7,6 @@ actions. Everything a strategy, the training loop or the evaluator may ask of a 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,6 +50,8 @@ class PolicyConfig:
         cameras: Which; None is the suite's default pair.
         image_size: 64 to 256.
         privileged: Whether it sees `environment_state`.
+        normalisation: How actions are scaled: "min_max" or "quantile" (q01 to q99) to [-1, 1], or "mean_std".
+        random_shift: Augmentation: in training, each image is shifted by up to so many pixels along either axis.
     """
 
     name: str = "compact"
@@ -64,6 +65,8 @@ class PolicyConfig:
     cameras: list[str] | None = None
     image_size: int = 64
     privileged: bool = False
+    normalisation: str = "min_max"
+    random_shift: int = 0
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -77,6 +80,11 @@ class Backbone(nn.Module, abc.ABC):
     Options: ClassVar[type]
     context_dim: int
 
+    @classmethod
+    def resolve(cls, options: Any) -> Any:
+        """Options with everything decided that this machine decides ("auto"), as a saved policy must record them."""
+        return options
+
     @abc.abstractmethod
     def forward(self, observation: ObservationBatch) -> Tensor:
         """Context tokens (B, N, D) of an observation whose numbers are normalised; pixels are raw uint8."""
@@ -85,6 +93,8 @@ class Backbone(nn.Module, abc.ABC):
 class ActionHead(nn.Module, abc.ABC):
     """Context to a chunk of normalised actions. A subclass declares `Options`, a frozen dataclass, and is built as
     `ActionHead(options, context_dim, chunk, action_dim)`.
+
+    A head that draws several noise samples for each context stacks them along K.
 
     `target` and `predict` expose what the head regresses, at given noise, so that distillation (LwF) and dark replay
     (DER++) are written once for all heads. Noise is an opaque tensor (B, M) that `sample_noise` draws; a
@@ -104,7 +114,8 @@ class ActionHead(nn.Module, abc.ABC):
     @abc.abstractmethod
     def predict(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """The head's prediction (B, chunk, K) given context (B, N, D), the clean actions that the noise corrupts
-        (ignored by a deterministic head), and the noise."""
+        (ignored by a deterministic head), and the noise.
+        """
 
     @abc.abstractmethod
     def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
@@ -132,16 +143,3 @@ class PolicyOutput:
 
 BACKBONES: Registry[type[Backbone]] = Registry("backbone", "vla_cl.policies", "vla-cl policies")
 HEADS: Registry[type[ActionHead]] = Registry("action head", "vla_cl.policies", "vla-cl policies")
-
-__all__ = [
-    "BACKBONES",
-    "HEADS",
-    "ActionHead",
-    "Backbone",
-    "PolicyConfig",
-    "PolicyFeatures",
-    "PolicyOutput",
-]
-
-ActionSeeds = Sequence[int]
-"""One seed a row: a row's sampled actions depend on its own seed, never on who shares its batch."""

@@ -1,0 +1,27 @@
+"""Policies: a backbone turns what is seen and told into a context, a head turns the context into a chunk of actions."""
+
+from __future__ import annotations
+
+from vla_cl.policies import compact, flow, lowdim, regression  # noqa: F401  register the built-in parts
+from vla_cl.policies.base import (
+    BACKBONES,
+    HEADS,
+    ActionHead,
+    Backbone,
+    PolicyConfig,
+    PolicyFeatures,
+    PolicyOutput,
+)
+from vla_cl.policies.policy import Policy, build_policy
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "ActionHead",
+    "Backbone",
+    "Policy",
+    "PolicyConfig",
+    "PolicyFeatures",
+    "PolicyOutput",
+    "build_policy",
+]

@@ -1,0 +1,115 @@
+"""A policy on disk: `config.json` says what it is, `model.safetensors` holds its weights and statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vla_cl.errors import CheckpointError, VlaClError
+from vla_cl.files import atomic_path, write_json
+from vla_cl.policies.base import PolicyConfig, PolicyFeatures
+
+if TYPE_CHECKING:
+    from vla_cl.policies.policy import Policy
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "vla_cl.policy"
+FORMAT_VERSION = 1
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write a policy into a folder, the weights first: a folder with a configuration is complete."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "vla_cl_version": _package_version(),
+        "policy": dataclasses.asdict(policy.config),
+        "features": dataclasses.asdict(policy.features),
+    }
+    write_json(folder / CONFIG_FILE, config)
+
+
+def load_policy(folder: Path) -> Policy:
+    """Read a policy, on the CPU.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the weights are those of another policy.
+    """
+    from vla_cl.policies.policy import build_policy
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} holds no policy: {name} is missing; give a folder that save_pretrained wrote"
+            )
+    config, features = _read_config(folder / CONFIG_FILE)
+    try:
+        policy = build_policy(config, features, seed=0)
+    except CheckpointError:
+        raise
+    except VlaClError as error:
+        raise CheckpointError(f"policy {folder} cannot be built here: {error}") from error
+    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    _check_same(tensors, policy.state_dict(), folder)
+    policy.load_state_dict(tensors)
+    return policy.eval()
+
+
+def _read_config(path: Path) -> tuple[PolicyConfig, PolicyFeatures]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path} is not the configuration of a vla_cl policy (format {content.get('format')!r})"
+            )
+        if content["format_version"] > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} was written by vla_cl {content['vla_cl_version']}, which is newer; upgrade vla_cl to read it"
+            )
+        features = {**content["features"], "cameras": tuple(content["features"]["cameras"])}
+        return PolicyConfig(**content["policy"]), PolicyFeatures(**features)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); restore it from a copy") from error
+    return tensors
+
+
+def _check_same(found: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
+    """Name the first tensor that differs."""
+    weights = f"{folder / WEIGHTS_FILE} belongs to another policy than {CONFIG_FILE} describes"
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise CheckpointError(f"{weights}: it lacks {name!r}")
+        if found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+            raise CheckpointError(f"{weights}: {name!r} has shape {shapes}")
+    for name in found:
+        if name not in wanted:
+            raise CheckpointError(f"{weights}: it has {name!r}, which this policy lacks")
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("vla_cl")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,116 @@
+"""The `flow` head: pi0's conditional flow matching (arXiv 2410.24164; Lipman et al., arXiv 2210.02747)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vla_cl.policies.base import HEADS, ActionHead
+from vla_cl.policies.networks import NETWORKS
+from vla_cl.policies.options import check_at_least, check_choice
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """Network and integration.
+
+    Args:
+        network: "mlp" (on the pooled context, fast) or "transformer" (cross-attends to context tokens).
+        width: Of its hidden layers.
+        layers: Residual blocks, or transformer layers.
+        heads: Of the transformer's attention.
+        steps: Euler steps of the sampler.
+        noise_samples: Draws of (time, noise) for each context in a loss; the backbone runs once for all of them.
+    """
+
+    network: str = "mlp"
+    width: int = 256
+    layers: int = 3
+    heads: int = 4
+    steps: int = 10
+    noise_samples: int = 4
+
+    def __post_init__(self) -> None:
+        kind = "head 'flow'"
+        check_choice(kind, "network", self.network, tuple(NETWORKS))
+        check_at_least(kind, self, {"width": 2, "layers": 1, "heads": 1, "steps": 1, "noise_samples": 1})
+
+
+@HEADS.decorator("flow")
+class FlowHead(ActionHead):
+    """Regresses the velocity that carries noise (t = 1) to actions (t = 0) along straight lines.
+
+    x_t = t eps + (1 - t) a, and the target is dx_t/dt = eps - a. Times are 0.999 Beta(1.5, 1) + 0.001, which favours
+    noisy ones. With several draws for a context, their quantiles are stratified: each draw still has the same
+    distribution on average, and the loss varies less.
+    """
+
+    Options = FlowOptions
+
+    def __init__(self, options: FlowOptions, context_dim: int, chunk: int, action_dim: int) -> None:
+        super().__init__()
+        self.chunk, self.action_dim = chunk, action_dim
+        self.steps, self.draws = options.steps, options.noise_samples
+        self.network = NETWORKS[options.network](
+            context_dim,
+            chunk,
+            action_dim,
+            width=options.width,
+            layers=options.layers,
+            heads=options.heads,
+            timed=True,
+        )
+
+    def sample_noise(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """(B, draws * (1 + chunk * A)): the times of all draws, then their noise."""
+        uniform = torch.rand(batch_size, self.draws, generator=generator)
+        quantiles = (torch.arange(self.draws) + uniform) / self.draws
+        times = 0.999 * quantiles ** (1 / 1.5) + 0.001  # the inverse of Beta(1.5, 1)'s distribution function, t**1.5
+        noise = torch.randn(batch_size, self.draws * self.chunk * self.action_dim, generator=generator)
+        return torch.cat([times, noise], dim=1)
+
+    def target(self, actions: Tensor, noise: Tensor) -> Tensor:
+        """The velocity eps - a of each draw (B, chunk, draws * A)."""
+        _, normal = self._unpack(noise)
+        return self._stack(normal - actions[:, None])
+
+    def predict(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        """The network's velocity at x_t of each draw (B, chunk, draws * A), float32."""
+        times, normal = self._unpack(noise)
+        t = times[:, :, None, None]
+        noisy = t * normal + (1 - t) * actions[:, None]
+        return self._stack(self.network(self.network.prepare(context), noisy, times).float())
+
+    def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the velocity (B,) over draws, dimensions and actions that are not padding."""
+        errors = (self.predict(context, actions, noise) - self.target(actions, noise)).square().mean(dim=-1)
+        return masked_mean(errors, padding)
+
+    def sample(self, context: Tensor, initial_noise: Tensor) -> Tensor:
+        """Euler's method from t = 1 down to 0 in `steps` equal steps."""
+        prepared = self.network.prepare(context)
+        actions = initial_noise[:, None]
+        for step in range(self.steps):
+            times = torch.full((len(actions), 1), 1 - step / self.steps, device=actions.device)
+            actions = actions - self.network(prepared, actions, times).float() / self.steps
+        return actions[:, 0]
+
+    def _unpack(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Times (B, draws) and noise (B, draws, chunk, A)."""
+        times, normal = noise[:, : self.draws], noise[:, self.draws :]
+        return times, normal.reshape(len(noise), self.draws, self.chunk, self.action_dim)
+
+    @staticmethod
+    def _stack(draws: Tensor) -> Tensor:
+        """(B, draws, chunk, A) to (B, chunk, draws * A)."""
+        return draws.transpose(1, 2).flatten(2)
+
+
+def masked_mean(errors: Tensor, padding: Tensor) -> Tensor:
+    """The mean (B,) of errors (B, chunk) where `padding` (B, chunk) is False; 0 where all is padding."""
+    kept = (~padding).to(errors.dtype)
+    # `where`, not a product: whatever lies in the padding, infinities included, leaves no trace in loss or gradient
+    total = torch.where(padding, torch.zeros_like(errors), errors).sum(dim=1)
+    return total / kept.sum(dim=1).clamp(min=1)

@@ -1,0 +1,99 @@
+"""The few network parts that backbones and heads share. None behaves differently in training and evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualMLP(nn.Module):
+    """Pre-norm residual blocks on vectors (B, width): x + W2 gelu(W1 norm(x)), then a final norm.
+
+    Args:
+        width: Of input, hidden layers and output.
+        blocks: How many.
+    """
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        output: Tensor = self.norm(hidden)
+        return output
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, Q, width) over a memory (B, M, memory_width), without a mask."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries = nn.Linear(width, width)
+        self.memory = nn.Linear(memory_width or width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, M, width / heads), to compute once when the memory is asked many times."""
+        keys, values = self.memory(memory).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def forward(self, hidden: Tensor, keys_and_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        keys, values = self.keys_and_values(hidden) if keys_and_values is None else keys_and_values
+        attended = F.scaled_dot_product_attention(self._split(self.queries(hidden)), keys, values)
+        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return output
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        batch, length, width = tokens.shape
+        return tokens.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """A pre-norm transformer layer: self-attention, cross-attention when it has a memory, MLP of ratio 2."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.cross = Attention(width, heads, memory_width) if memory_width else None
+        self.cross_norm = nn.LayerNorm(width) if memory_width else None
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, hidden: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden))
+        if self.cross is not None and self.cross_norm is not None:
+            hidden = hidden + self.cross(self.cross_norm(hidden), memory)
+        output: Tensor = hidden + self.mlp(hidden)
+        return output
+
+
+def time_embedding(times: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
+    """Sines and cosines (B, width) of times (B,) in [0, 1], periods spaced geometrically, as in pi0."""
+    exponents = torch.linspace(0.0, 1.0, width // 2, device=times.device, dtype=torch.float32)
+    periods = shortest * (longest / shortest) ** exponents
+    angles = times.float()[:, None] * (2 * math.pi / periods)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def token(count: int, width: int) -> nn.Parameter:
+    """Learned vectors (count, width): positions, kinds of token, queries."""
+    return nn.Parameter(torch.randn(count, width) * 0.02)
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """A linear layer that starts as the zero function."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,191 @@
+"""Policy = backbone x action head, with frozen normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cl.data import Batch, ObservationBatch, Statistics
+from vla_cl.errors import ConfigurationError
+from vla_cl.policies.augmentation import random_shift
+from vla_cl.policies.base import (
+    BACKBONES,
+    HEADS,
+    ActionHead,
+    Backbone,
+    PolicyConfig,
+    PolicyFeatures,
+    PolicyOutput,
+)
+from vla_cl.policies.normalisation import Normaliser
+from vla_cl.policies.options import build_options
+from vla_cl.seeding import derive_seed, torch_generator
+
+
+class Policy(nn.Module):
+    """A vision-language-action policy.
+
+    Build it with `build_policy` or `Policy.from_pretrained`. Before it can be used, `set_statistics` freezes its
+    normalisation. It behaves the same in training and evaluation mode; augmentation happens in `forward` only.
+
+    Attributes:
+        config: What it is made of, every "auto" resolved.
+        features: Shapes of what it sees and does.
+        backbone: Observation to context.
+        head: Context to normalised actions.
+        normaliser: The frozen statistics.
+    """
+
+    def __init__(self, config: PolicyConfig, features: PolicyFeatures, backbone: Backbone, head: ActionHead) -> None:
+        super().__init__()
+        self.config = config
+        self.features = features
+        self.backbone = backbone
+        self.head = head
+        self.normaliser = Normaliser(features, config.normalisation)
+
+    # --- training ------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> PolicyOutput:
+        """The imitation loss on a batch, and what it was computed from.
+
+        Args:
+            batch: B windows in raw units, on the policy's device.
+            generator: A CPU generator, for the head's noise and the augmentation.
+        """
+        noise = self.head.sample_noise(len(batch), generator).to(batch.actions.device)
+        context = self.context(self._augmented(batch.observation, generator))
+        loss = self.head.loss(context, self.normalise_actions(batch.actions), batch.padding, noise)
+        return PolicyOutput(loss=loss, context=context, noise=noise)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Per-sample imitation loss (B,)."""
+        output: PolicyOutput = self(batch, generator)
+        return output.loss
+
+    def context(self, observation: ObservationBatch) -> Tensor:
+        """Context tokens (B, N, D) of observations in raw units."""
+        self._check_frozen()
+        normaliser, state = self.normaliser, observation.environment_state
+        if normaliser.environment_state is not None and state is not None:
+            state = normaliser.environment_state.normalise(state)
+        agent_pos = normaliser.agent_pos.normalise(observation.agent_pos)
+        context: Tensor = self.backbone(replace(observation, agent_pos=agent_pos, environment_state=state))
+        return context
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """Raw actions (..., A) as the head knows them."""
+        self._check_frozen()
+        return self.normaliser.action.normalise(actions)
+
+    # --- acting --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observation: ObservationBatch, seeds: Sequence[int], route: Any = None) -> Tensor:
+        """Chunks of raw actions (B, chunk, A) in [-1, 1].
+
+        Args:
+            observation: B observations in raw units, on the policy's device.
+            seeds: One a row. A row's actions depend on its observation and its seed, not on who shares the batch.
+            route: Which adapters act; a policy without adapters knows only None.
+
+        Raises:
+            ConfigurationError: There is not one seed a row, or adapters are asked for that are not there.
+        """
+        if len(seeds) != len(observation):
+            raise ConfigurationError(f"act needs one seed a row: {len(observation)} rows, {len(seeds)} seeds")
+        if route is not None:
+            raise ConfigurationError(
+                f"policy {self.config.name!r} has no adapters, so route must be None, got {route!r}"
+            )
+        shape = (self.config.chunk, self.features.action_dim)
+        noise = torch.stack([torch.randn(shape, generator=torch_generator(int(seed))) for seed in seeds])
+        context = self.context(observation)
+        normalised = self.head.sample(context, noise.to(context.device))
+        return self.normaliser.action.denormalise(normalised.float()).clamp(-1.0, 1.0)
+
+    # --- normalisation -------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """What normalisation is made of; None until it is set."""
+        return self.normaliser.statistics
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Freeze the normalisation. Setting the same statistics again is harmless.
+
+        Raises:
+            ConfigurationError: Others were set before, or their sizes do not fit.
+        """
+        self.normaliser.set_statistics(statistics)
+
+    # --- files ---------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, each whole or not at all.
+
+        Raises:
+            VlaClError: The disk is full or the folder cannot be written.
+        """
+        from vla_cl.policies.checkpoint import save_policy
+
+        save_policy(self, Path(folder))
+
+    @staticmethod
+    def from_pretrained(folder: str | Path) -> Policy:
+        """Read what `save_pretrained` wrote, on the CPU.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or of another policy.
+        """
+        from vla_cl.policies.checkpoint import load_policy
+
+        return load_policy(Path(folder))
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _augmented(self, observation: ObservationBatch, generator: torch.Generator) -> ObservationBatch:
+        if not self.config.random_shift:
+            return observation
+        pixels = {
+            camera: random_shift(images, self.config.random_shift, generator)
+            for camera, images in observation.pixels.items()
+        }
+        return replace(observation, pixels=pixels)
+
+    def _check_frozen(self) -> None:
+        if bool(self.normaliser.action.mean.isnan().any()):
+            raise ConfigurationError("this policy has no normalisation yet; call set_statistics first")
+
+
+def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int) -> Policy:
+    """A fresh policy on the CPU, whose initial weights are a function of the seed; global generators are left alone.
+
+    Raises:
+        UnknownNameError: The backbone, the head, an option or the normalisation is unknown.
+        ConfigurationError: The parts do not fit each other or the features.
+    """
+    if config.chunk < 1 or not 1 <= config.execute <= config.chunk:
+        raise ConfigurationError(f"policy.execute must be 1 to policy.chunk, got {config.execute} of {config.chunk}")
+    if config.random_shift < 0:
+        raise ConfigurationError(f"policy.random_shift must be at least 0 pixels, got {config.random_shift}")
+    backbone_class, head_class = BACKBONES[config.backbone], HEADS[config.head]
+    backbone_options = build_options(f"backbone {config.backbone!r}", backbone_class.Options, config.backbone_options)
+    head_options = build_options(f"head {config.head!r}", head_class.Options, config.head_options)
+    backbone_options = backbone_class.resolve(backbone_options)
+    resolved = replace(
+        config,
+        backbone_options=dataclasses.asdict(backbone_options),
+        head_options=dataclasses.asdict(head_options),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "initial weights"))
+        backbone = backbone_class(backbone_options, features)
+        head = head_class(head_options, backbone.context_dim, config.chunk, features.action_dim)
+        return Policy(resolved, features, backbone, head)
