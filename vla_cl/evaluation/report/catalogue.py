@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 HIGHER, LOWER = "higher is better", "lower is better"
 
 
 @dataclass(frozen=True)
 class Definition:
-    """How a number is presented.
+    """How a metric is presented.
 
     Args:
-        key: Its key in `metrics.json`, or in an entry of `ledger.json`.
+        key: Its key in `metrics.json`.
         title: Its name in a table.
         meaning: One line, with the formula where there is one; R_ij is the success on task j after learning task i,
             tasks counted from 1 to T, 0 standing for zero-shot.
@@ -21,7 +23,7 @@ class Definition:
 
     key: str
     title: str
-    meaning: str
+    meaning: str | Markup
     direction: str
 
 
@@ -29,13 +31,13 @@ METRICS = (
     Definition(
         "learning_accuracy",
         "Learning accuracy",
-        "Success on each task right after learning it: mean of R_ii.",
+        Markup("Success on each task right after learning it: mean of R<sub>ii</sub>."),
         HIGHER,
     ),
     Definition(
         "final_average",
         "Final average",
-        "Success on all tasks after the last one: mean of R_Tj.",
+        Markup("Success on all tasks after the last one: mean of R<sub>Tj</sub>."),
         HIGHER,
     ),
     Definition(
@@ -53,19 +55,21 @@ METRICS = (
     Definition(
         "backward_transfer",
         "Backward transfer",
-        "What later tasks did to earlier ones: mean of R_Tj − R_jj, j < T.",
+        Markup("What later tasks did to earlier ones: mean of R<sub>Tj</sub> − R<sub>jj</sub>, j &lt; T."),
         HIGHER,
     ),
     Definition(
         "forward_transfer",
         "Forward transfer",
-        "What earlier tasks gave a task before it was trained on: mean of R_j−1,j − R_0j, j > 1.",
+        Markup(
+            "What earlier tasks gave a task not yet trained on: mean of R<sub>j−1,j</sub> − R<sub>0j</sub>, j &gt; 1."
+        ),
         HIGHER,
     ),
     Definition(
         "negative_backward_transfer",
         "NBT (LIBERO, over T)",
-        "Drop from R_kk averaged over all later stages; the last task counts as 0.",
+        Markup("Drop from R<sub>kk</sub> averaged over all later stages; the last task counts as 0."),
         LOWER,
     ),
     Definition(
@@ -77,13 +81,13 @@ METRICS = (
     Definition(
         "libero_area_under_curve",
         "AUC (LIBERO)",
-        "Success on each task from learning it to the end, averaged; its learning curve is R_kk.",
+        Markup("Success on each task from learning it to the end, averaged; its learning curve is R<sub>kk</sub>."),
         HIGHER,
     ),
     Definition(
         "zero_shot_average",
         "Zero-shot average",
-        "Success on all tasks before any training: mean of R_0j.",
+        Markup("Success on all tasks before any training: mean of R<sub>0j</sub>."),
         HIGHER,
     ),
 )

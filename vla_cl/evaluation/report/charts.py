@@ -6,15 +6,20 @@ markup follows light, dark and print.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from vla_cl.evaluation.report.colours import RUN_COLOURS_LIGHT
+
 WIDTH, HEIGHT = 300, 172
-LEFT, RIGHT, TOP, BOTTOM = 32, 10, 14, 22
+LEFT, RIGHT, TOP, BOTTOM = 32, 10, 12, 22
 """Size of a panel and of its margins, in SVG units: about one CSS pixel each."""
+
+COLOURS = len(RUN_COLOURS_LIGHT)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Series:
     Args:
         style: Index of the run: decides colour, dash and mark.
         points: Segments that are joined by lines, in order; a gap between segments was not measured.
-        learned_at: Positions at which this task was learned, marked by a vertical line.
+        learned_at: Positions at which this task was learned, each marked by a vertical line: neutral where all
+            series share it, else in the run's colour.
     """
 
     style: int
@@ -89,15 +95,20 @@ def line_panel(series: Sequence[Series], x_axis: Axis, y_axis: Axis, description
     ]
     for value, label in y_axis.ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{escape(label)}</text>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{escape(label)}</text>'
+        )
     for value, label in x_axis.ticks:
-        parts.append(f'<text class="tick" x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>'
+        )
+    for position in sorted({position for line in series for position in line.learned_at}):
+        owners = [line.style for line in series if position in line.learned_at]
+        colour = "" if len(owners) == len(series) else f" run-{owners[0] % COLOURS}"
+        ends = f'x1="{x(position):.1f}" x2="{x(position):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
+        parts.append(f'<line class="guide{colour}" {ends}/>')
     for line in series:
-        for position in line.learned_at:
-            ends = f'x1="{x(position):.1f}" x2="{x(position):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
-            parts.append(f'<line class="learned run-{line.style % 6}" {ends}/>')
-    for line in series:
-        parts.append(f'<g class="run-{line.style % 6}">')
+        parts.append(f'<g class="run-{line.style % COLOURS}">')
         for segment in line.points:
             parts += _band(segment, x, y)
             path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in segment)
@@ -112,7 +123,7 @@ def line_panel(series: Sequence[Series], x_axis: Axis, y_axis: Axis, description
 def run_swatch(style: int) -> Markup:
     """The line and mark of a run, for legends and headings."""
     return Markup(
-        f'<svg class="swatch run-{style % 6}" viewBox="0 0 26 12" aria-hidden="true">'
+        f'<svg class="swatch run-{style % COLOURS}" viewBox="0 0 26 12" aria-hidden="true">'
         f'<line class="line" x1="1" x2="25" y1="6" y2="6"/>{_mark(style, 13, 6, "")}</svg>'
     )
 
@@ -126,7 +137,7 @@ def stage_axis(stages: int) -> Axis:
 
 def rate_axis() -> Axis:
     """Success rates from 0 to 1."""
-    return Axis(0.0, 1.0, ((0.0, "0"), (0.5, ".5"), (1.0, "1")))
+    return Axis(0.0, 1.0, ((0.0, "0"), (0.5, "0.5"), (1.0, "1")))
 
 
 def logarithmic_axis(values: Sequence[float]) -> Axis:
@@ -150,8 +161,12 @@ def logarithmic_axis(values: Sequence[float]) -> Axis:
 
 
 def step_axis(last: int) -> Axis:
-    """Training steps from 0 to `last`, with three labels."""
-    return Axis(0.0, float(max(last, 1)), ((0.0, "0"), (last / 2, _thousands(last / 2)), (float(last), _thousands(last))))
+    """Training steps from 0 to `last`, with two to five labels at round numbers."""
+    last = max(last, 1)
+    magnitude = 10.0 ** math.floor(math.log10(last))
+    stride = next(step * magnitude for step in (0.25, 0.5, 1.0, 2.5) if last / (step * magnitude) <= 4.5)
+    ticks = tuple((index * stride, _thousands(index * stride)) for index in range(int(last / stride) + 1))
+    return Axis(0.0, float(last), ticks)
 
 
 def binned(points: Sequence[tuple[int, float]], bins: int = 80) -> list[tuple[float, float]]:
@@ -159,7 +174,7 @@ def binned(points: Sequence[tuple[int, float]], bins: int = 80) -> list[tuple[fl
     if len(points) <= bins:
         return [(float(step), value) for step, value in points]
     edges = [round(index * len(points) / bins) for index in range(bins + 1)]
-    groups = [points[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    groups = [points[start:end] for start, end in itertools.pairwise(edges)]
     return [(sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group)) for group in groups]
 
 
@@ -180,7 +195,8 @@ def _mark(style: int, x: float, y: float, description: str) -> str:
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.4"',
         f'<rect class="mark" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"',
         f'<polygon class="mark" points="{x:.1f},{y - 4:.1f} {x - 3.8:.1f},{y + 2.9:.1f} {x + 3.8:.1f},{y + 2.9:.1f}"',
-        f'<polygon class="mark" points="{x:.1f},{y - 4.4:.1f} {x + 4.4:.1f},{y:.1f} {x:.1f},{y + 4.4:.1f} {x - 4.4:.1f},{y:.1f}"',
+        f'<polygon class="mark" points="{x:.1f},{y - 4.4:.1f} {x + 4.4:.1f},{y:.1f} {x:.1f},{y + 4.4:.1f} '
+        f'{x - 4.4:.1f},{y:.1f}"',
     )
     shape = shapes[style % len(shapes)]
     if not description:

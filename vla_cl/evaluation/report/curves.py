@@ -42,7 +42,7 @@ def success_panels(runs: Sequence[Run]) -> list[Panel]:
     stages = max(len(run.tasks) for run in runs)
     axes = stage_axis(stages), rate_axis()
     seen = [Series(index, _segments(_seen_points(run))) for index, run in enumerate(runs)]
-    panels = [Panel("mean over tasks learned so far", "", line_panel(seen, *axes, _spoken(runs, seen, "mean success")))]
+    panels = [Panel("Mean over tasks learned so far", "", line_panel(seen, *axes, _spoken(runs, seen, "mean success")))]
     for name in dict.fromkeys(name for run in runs for name in run.sequence):
         series = [
             Series(index, _segments(_task_points(run, name)), _places(run, name)) for index, run in enumerate(runs)
@@ -131,15 +131,11 @@ def _number(runs: Sequence[Run], name: str) -> str:
 
 
 def _curve(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """A stage's losses that a logarithmic axis can show, averaged in bins, with steps from the stage's first."""
-    shown = [(step, loss) for step, loss in points if loss > 0 and math.isfinite(loss)]
-    start = min(step for step, _ in shown)
-    return binned([(step - start, loss) for step, loss in shown])
+    """A stage's losses that a logarithmic axis can show, averaged in bins."""
+    return binned([(step, loss) for step, loss in points if loss > 0 and math.isfinite(loss)])
 
 
 def _spoken(runs: Sequence[Run], series: Sequence[Series], what: str) -> str:
     """A chart in words: where each run ends."""
-    ends = [
-        f"{runs[line.style].label} {decimal(line.points[-1][-1].y)}" for line in series if line.points
-    ]
+    ends = [f"{runs[line.style].label} {decimal(line.points[-1][-1].y)}" for line in series if line.points]
     return f"{what} over the stages; last: {', '.join(ends) or 'nothing measured'}"

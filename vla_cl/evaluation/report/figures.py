@@ -41,8 +41,8 @@ def success_matrix_figure(
         ConfigurationError: There is no matrix, or one does not fit the tasks.
     """
     canvas = _canvas(matrices, tasks, dots_per_inch)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def save_success_matrix_figure(run_folders: Sequence[Path], path: Path, *, dots_per_inch: int = 160) -> Path:
@@ -68,7 +68,7 @@ def save_success_matrix_figure(run_folders: Sequence[Path], path: Path, *, dots_
     matrices = {run.label: success_matrix(run.rows, run.sequence) for run in runs}
     canvas = _canvas(matrices, runs[0].sequence, dots_per_inch)
     with atomic_path(Path(path)) as temporary:
-        canvas.print_png(str(temporary), metadata={"Software": None})
+        canvas.print_png(str(temporary), metadata={"Software": None})  # type: ignore[no-untyped-call]
     return Path(path)
 
 
@@ -84,13 +84,14 @@ def _canvas(matrices: Mapping[str, ArrayLike], tasks: Sequence[str], dots_per_in
     for title, array in arrays.items():
         if array.shape != (len(tasks) + 1, len(tasks)):
             raise ConfigurationError(
-                f"the matrix of {title!r} has shape {array.shape}; {len(tasks)} tasks need {(len(tasks) + 1, len(tasks))}"
+                f"the matrix of {title!r} has shape {array.shape}, not ({len(tasks) + 1}, {len(tasks)}) as its tasks"
             )
     dense = len(tasks) >= DENSE_FROM
     cell = 0.36 if dense else 0.62
     labels = 1.75
     width = labels + len(arrays) * (len(tasks) * cell + 0.35) + 0.55
-    header = 1.45 if dense else 1.15
+    lines = max(name.count("-") for name in tasks) + 1
+    header = 0.55 + (0.075 * max(map(len, tasks)) if dense else 0.14 * lines)
     height = header + (len(tasks) + 1) * cell + 0.15
     with rc_context({"font.family": FONT, "font.size": 9, "text.color": TEXT, "hatch.linewidth": 0.6}):
         figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
@@ -105,7 +106,7 @@ def _canvas(matrices: Mapping[str, ArrayLike], tasks: Sequence[str], dots_per_in
         scale.imshow(np.linspace(1, 0, 256)[:, None], aspect="auto", cmap=colours, extent=(0, 1, 0, 1))
         scale.set_xticks([])
         scale.yaxis.tick_right()
-        scale.set_yticks([0, 0.5, 1], ["0", ".5", "1"], color=MUTED)
+        scale.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], color=MUTED, fontsize=8)
         scale.tick_params(length=0)
         for spine in scale.spines.values():
             spine.set_visible(False)
@@ -126,10 +127,11 @@ def _draw(
                 axes.add_patch(hatched)
                 continue
             colour = rate_colour(rate)
-            axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=colour, linewidth=0))
+            frame = {"edgecolor": TEXT, "linewidth": 1.4, "zorder": 2} if row == column + 1 else {"linewidth": 0}
+            axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=colour, clip_on=False, **frame))
             text = decimal(rate).lstrip("0") if dense and rate < 1 else decimal(rate)
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=text_colour(colour),
-                      fontsize=7 if dense else 10, fontweight="bold" if row == column + 1 else "normal")  # fmt: skip
+                      fontsize=7 if dense else 10)  # fmt: skip
     axes.set_xlim(0, matrix.shape[1])
     axes.set_ylim(matrix.shape[0], 0)
     axes.xaxis.tick_top()

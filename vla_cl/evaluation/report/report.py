@@ -16,7 +16,7 @@ from typing import Any
 from vla_cl.evaluation.report.catalogue import LEDGER_BYTES, LEDGER_SECONDS
 from vla_cl.evaluation.report.charts import run_swatch
 from vla_cl.evaluation.report.colours import RUN_COLOURS_DARK, RUN_COLOURS_LIGHT, VIRIDIS
-from vla_cl.evaluation.report.curves import loss_panels, success_panels
+from vla_cl.evaluation.report.curves import loss_panels, mean_of_seen_tasks, success_panels
 from vla_cl.evaluation.report.heat_map import DENSE_FROM, HeatRow, decimal, heat_map
 from vla_cl.evaluation.report.runs import Run, Video, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
@@ -82,7 +82,10 @@ class RunView:
 
 @dataclass(frozen=True)
 class Clip:
-    """One rollout's video: its run, its data as a URI ("" without one), and what became of it."""
+    """One rollout's video: its run, its data as a URI ("" without one), and what became of it.
+
+    `told` is the instruction, where it was another than the task's own.
+    """
 
     label: str
     swatch: str
@@ -90,6 +93,7 @@ class Clip:
     outcome: str
     succeeded: bool | None
     when: str
+    told: str
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,10 @@ def _render(runs: Sequence[Run]) -> str:
         run_colours=list(zip(RUN_COLOURS_LIGHT, RUN_COLOURS_DARK, strict=True)),
         scale=VIRIDIS,
         runs=[_run_view(run, index) for index, run in enumerate(runs)],
-        episodes=_joined(sorted({cell.trials for run in runs for row in run.cells() for cell in row if cell})),
+        episodes=" or ".join(
+            map(str, sorted({cell.trials for run in runs for row in run.cells() for cell in row if cell}))
+        ),
+        splits=" or ".join(dict.fromkeys(str(run.metrics["split"]) for run in runs if run.metrics["split"])),
         success=success_panels(runs),
         losses=loss_panels(runs),
         metrics=metrics,
@@ -136,7 +143,8 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     facts = [(key.capitalize(), _joined(_setting(run, key) for run in runs)) for key in ("suite", "policy", "strategy")]
     facts.append(("Order", _joined(_setting(run, "order") for run in runs)))
     facts.append(("Seed", _joined(_setting(run, "seed") for run in runs)))
-    facts.append(("Date", _joined(_date(run) for run in runs)))
+    if any(_date(run) for run in runs):
+        facts.append(("Date", _joined(_date(run) or MISSING for run in runs)))
     return facts
 
 
@@ -145,12 +153,12 @@ def _setting(run: Run, key: str) -> str:
 
 
 def _date(run: Run) -> str:
-    """When the run was made, by its own account."""
+    """The day on which the run was made, by its own account; "" where it does not say."""
     for source in (run.environment, run.config):
         for key in ("date", "started", "created"):
             if source.get(key):
                 return str(source[key])[:10]
-    return MISSING
+    return ""
 
 
 def _joined(values: Iterable[Any]) -> str:
@@ -182,7 +190,7 @@ def _story(run: Run) -> str:
     """What happened in a run, in a sentence or two of numbers."""
     learned, final, forgetting = (number(run.metrics.get(key)) for key, _, _ in HEADLINES)
     if learned is None or final is None:
-        return f"has finished {run.completed_stages} of {len(run.tasks)} tasks, so its metrics are not defined yet."
+        return _unfinished_story(run)
     text = (
         f"succeeds in {decimal(learned)} of episodes right after learning each task, "
         f"and in {decimal(final)} on all {len(run.tasks)} tasks at the end"
@@ -202,20 +210,31 @@ def _story(run: Run) -> str:
     return text
 
 
+def _unfinished_story(run: Run) -> str:
+    done = run.completed_stages
+    text = f"has been tried after {done} of {len(run.tasks)} tasks, so not all of its metrics are defined"
+    so_far = mean_of_seen_tasks(run)[done - 1] if done else None
+    return text + (f"; it now succeeds in {decimal(so_far)} on the tasks learned." if so_far is not None else ".")
+
+
 def _films(runs: Sequence[Run]) -> list[Film]:
     films = []
     for name in dict.fromkeys(name for run in runs for name in run.sequence):
         task = next(task for run in runs for task in run.tasks if task.name == name)
-        clips = tuple(_clip(run, index, run.videos.get(name)) for index, run in enumerate(runs) if name in run.sequence)
+        clips = tuple(
+            _clip(run, index, run.videos.get(name), task.instruction)
+            for index, run in enumerate(runs)
+            if name in run.sequence
+        )
         places = {run.sequence.index(name) + 1 for run in runs if name in run.sequence}
         place = str(places.pop()) if len(places) == 1 else ""
         films.append(Film(name, place, task.instruction, task.horizon, clips))
     return films
 
 
-def _clip(run: Run, index: int, video: Video | None) -> Clip:
+def _clip(run: Run, index: int, video: Video | None, instruction: str) -> Clip:
     if video is None:
-        return Clip(run.label, run_swatch(index), "", "no video recorded", None, "")
+        return Clip(run.label, run_swatch(index), "", "no video recorded", None, "", "")
     data = base64.b64encode(video.path.read_bytes()).decode("ascii")
     when = f"after task {video.stage + 1}" if video.stage >= 0 else "zero-shot"
     if video.row is None:
@@ -225,4 +244,5 @@ def _clip(run: Run, index: int, video: Video | None) -> Clip:
     else:
         reason = f" ({video.row.failure})" if video.row.failure else ""
         outcome, succeeded = f"failure after {video.row.steps} steps{reason}", False
-    return Clip(run.label, run_swatch(index), f"data:video/mp4;base64,{data}", outcome, succeeded, when)
+    told = video.row.instruction if video.row and video.row.instruction != instruction else ""
+    return Clip(run.label, run_swatch(index), f"data:video/mp4;base64,{data}", outcome, succeeded, when, told)

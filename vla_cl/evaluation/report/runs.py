@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Video:
     Args:
         path: An mp4 file.
         stage: The stage after which it was recorded.
-        row: The episode that it shows, if its row exists.
+        row: The episode that it shows, the stage's first; None if its row does not exist.
     """
 
     path: Path
@@ -164,7 +163,9 @@ def _read_run(folder: Path, config: Mapping[str, Any], label: str) -> Run:
         metrics=summarise(rows, [task.name for task in tasks]),
         needs=stored_metrics.get("strategy_needs") or config.get("strategy_needs") or {},
         training={
-            stage: curve for stage in range(len(tasks)) if (curve := _read_loss(folder / f"training/stage_{stage:02d}.jsonl"))
+            stage: curve
+            for stage in range(len(tasks))
+            if (curve := _read_loss(folder / f"training/stage_{stage:02d}.jsonl"))
         },
         ledger=tuple(entry for entry in ledger if isinstance(entry, Mapping)),
         videos={task.name: video for task in tasks if (video := _last_video(folder, task.name, rows))},
@@ -213,22 +214,23 @@ def _read_loss(path: Path) -> tuple[tuple[int, float], ...]:
 
 
 def _last_video(folder: Path, task: str, rows: Sequence[EpisodeRow]) -> Video | None:
-    """The video of the latest stage; where several episodes were recorded, of the first."""
-    found: list[tuple[int, str, Path]] = []
-    for path in (folder / "videos").glob("*/*.mp4"):
-        stage = re.fullmatch(r"stage_(-?\d+)", path.parent.name)
-        if stage and re.fullmatch(re.escape(task) + r"(_\d+)?", path.stem):
-            found.append((-int(stage[1]), path.stem, path))
-    if not found:
-        return None
-    negative_stage, stem, path = min(found)
-    episode = int(stem.rsplit("_", 1)[1]) if stem != task else 0
-    row = next((r for r in rows if (r.stage, r.task, r.episode) == (-negative_stage, task, episode)), None)
-    return Video(path, -negative_stage, row)
+    """The video of a task's first episode at the latest stage that filmed one."""
+    stages = {ZERO_SHOT: folder / "videos" / "zero_shot"}
+    for path in (folder / "videos").glob("stage_*"):
+        if path.name.removeprefix("stage_").isdigit():
+            stages[int(path.name.removeprefix("stage_"))] = path
+    for stage in sorted(stages, reverse=True):
+        film = stages[stage] / f"{task}.mp4"
+        if film.is_file():
+            row = next((row for row in rows if (row.stage, row.task, row.episode) == (stage, task, 0)), None)
+            return Video(film, stage, row)
+    return None
 
 
 def _labels(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    labels = [name_of(config.get("strategy", "")) or folder.name for folder, config in zip(folders, configs, strict=True)]
+    labels = [
+        name_of(config.get("strategy", "")) or folder.name for folder, config in zip(folders, configs, strict=True)
+    ]
     for key in ("policy", "suite", "order", "seed"):
         values = [name_of(config.get(key, "")) for config in configs]
         if len(set(labels)) < len(labels) and len(set(values)) > 1:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from vla_cl.evaluation.report.catalogue import HIGHER, LEDGER_BYTES, LEDGER_SECONDS, METRICS, NEEDS
 from vla_cl.evaluation.report.heat_map import decimal
 from vla_cl.evaluation.report.runs import Run
@@ -36,14 +38,14 @@ class Line:
     Args:
         title: What the row is.
         entries: One a run.
-        note: A definition or a direction in words.
+        note: A definition.
         arrow: "↑" where higher is better, "↓" where lower is, else "".
         group: Whether this row is a heading of those that follow.
     """
 
     title: str
     entries: tuple[Entry, ...]
-    note: str = ""
+    note: str | Markup = ""
     arrow: str = ""
     group: bool = False
 
@@ -75,19 +77,15 @@ def needs_line(runs: Sequence[Run]) -> Line:
 
 def ledger_lines(runs: Sequence[Run]) -> list[Line]:
     """Bytes that a run ended with, and seconds that it spent."""
-    sizes = [
-        Line(title, tuple(_bytes_entry(_last(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()
-    ]
+    sizes = [Line(title, tuple(_bytes_entry(_last(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()]
     parameters = Line(
         "Trainable parameters",
         tuple(_count_entry(_last(run, "trainable_parameters")) for run in runs),
     )
-    times = [Line(title, tuple(_seconds_entry(_total(run, key)) for run in runs)) for key, title in LEDGER_SECONDS.items()]
-    everything = [
-        sum(known) if (known := [total for key in LEDGER_SECONDS if (total := _total(run, key)) is not None]) else None
-        for run in runs
+    times = [
+        Line(title, tuple(_seconds_entry(_total(run, key)) for run in runs)) for key, title in LEDGER_SECONDS.items()
     ]
-    total = Line("Together", tuple(_seconds_entry(value) for value in everything))
+    together = Line("Together", tuple(_seconds_entry(_total(run, *LEDGER_SECONDS)) for run in runs))
     nothing = tuple(Entry("") for _ in runs)
     return [
         Line("Memory after the last stage", nothing, group=True),
@@ -95,7 +93,7 @@ def ledger_lines(runs: Sequence[Run]) -> list[Line]:
         parameters,
         Line("Time over all stages", nothing, group=True),
         *times,
-        total,
+        together,
     ]
 
 
@@ -128,16 +126,18 @@ def number(value: Any) -> float | None:
 
 def human_bytes(count: float) -> str:
     """A size in decimal units, three significant digits: "4.25 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
+    if count < 999.5:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    return f"{count:.3g} TB"
+        if count < 999.5:
+            return f"{count:#.3g}".rstrip(".") + f" {unit}"
+    return f"{count / 1000:#.3g} TB"
 
 
 def human_seconds(seconds: float) -> str:
     """A duration: "8.3 s", "4 min 05 s" or "2 h 13 min"."""
-    if seconds < 99.95:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -149,8 +149,8 @@ def _last(run: Run, key: str) -> float | None:
     return values[-1] if values else None
 
 
-def _total(run: Run, key: str) -> float | None:
-    values = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
+def _total(run: Run, *keys: str) -> float | None:
+    values = [value for key in keys for entry in run.ledger if (value := number(entry.get(key))) is not None]
     return sum(values) if values else None
 
 
