@@ -139,7 +139,8 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
         """Apply one clipped action (A,) for one control step; return (reward, success, info).
 
-        A simulator that can no longer go on puts the reason in `info["failure"]`, which truncates the episode."""
+        A simulator that can no longer go on puts the reason in `info["failure"]`, which truncates the episode.
+        """
 
     @abc.abstractmethod
     def agent_pos(self) -> NDArray[np.float32]:
@@ -156,7 +157,8 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     @abc.abstractmethod
     def get_state(self) -> NDArray[np.float64]:
         """The whole state as one flat vector (N,), float64: physics, what a reset changes in the model, and
-        counters. `set_state` of it, in this or in another process, continues bit-exactly. N is constant for a task."""
+        counters. `set_state` of it, in this or in another process, continues bit-exactly. N is constant for a task.
+        """
 
     @abc.abstractmethod
     def set_state(self, state: NDArray[np.float64]) -> None:
@@ -249,7 +251,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
         if self.cameras:
             shape = (self.image_size, self.image_size, 3)
             box = gymnasium.spaces.Box(0, 255, shape, np.uint8)
-            spaces["pixels"] = gymnasium.spaces.Dict({camera: box for camera in self.cameras})
+            spaces["pixels"] = gymnasium.spaces.Dict(dict.fromkeys(self.cameras, box))
         if self.privileged:
             shape_state = self.environment_state().shape
             spaces["environment_state"] = gymnasium.spaces.Box(-np.inf, np.inf, shape_state, np.float32)

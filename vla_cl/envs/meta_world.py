@@ -153,7 +153,7 @@ class MetaWorldEnv(ManipulationEnv):
         for name, values in self._pristine_model.items():
             getattr(self.model, name)[:] = values
         for (name, rows), values in zip(self._moved_rows.items(), moved, strict=True):
-            getattr(self.model, name)[rows] = values.reshape(len(rows), -1)
+            getattr(self.model, name)[rows] = values.reshape(len(rows), 3)
         self._mujoco.mj_resetData(self.model, self.data)
         self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
         self._mujoco.mj_forward(self.model, self.data)

@@ -192,7 +192,9 @@ class _Process:
         try:
             self._connection.recv_bytes()
         except (EOFError, ConnectionError):
-            raise SimulationError(f"a simulation process cannot start ({self._how_it_ended()}); see its output") from None
+            raise SimulationError(
+                f"a simulation process cannot start ({self._how_it_ended()}); see its output"
+            ) from None
 
     def send(self, request: Any) -> None:
         """Send a request. A process that has died is noticed when its reply is asked for."""
