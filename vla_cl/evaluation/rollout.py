@@ -155,4 +155,5 @@ def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOpt
 def _record_every(task: Task, plugins: Sequence[str]) -> int:
     """How many control steps lie between two frames of a film that plays in real time."""
     load_plugins(plugins)
-    return max(1, round(BACKENDS[task.backend].metadata["render_fps"] / VIDEO_FRAMES_PER_SECOND))
+    steps_per_second: float = BACKENDS[task.backend].metadata["render_fps"]
+    return max(1, round(steps_per_second / VIDEO_FRAMES_PER_SECOND))

@@ -131,7 +131,8 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.
     flat = np.asarray(scores, np.float64).ravel()
     if flat.size == 0:
         raise ConfigurationError("the performance profile of no scores is undefined")
-    return (flat[None, :] > np.asarray(thresholds, np.float64)[:, None]).mean(axis=1)
+    shares: NDArray[np.float64] = (flat[None, :] > np.asarray(thresholds, np.float64)[:, None]).mean(axis=1)
+    return shares
 
 
 def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
