@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,12 @@ def _accelerator(probe: Probe) -> Check:
 
 def _disk(folder: Path) -> Check:
     existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        return Check("disk", "broken", f"{existing} cannot be written", "run in another folder, or give --output")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        found = f"{existing} cannot be written: {error.strerror}"
+        return Check("disk", "broken", found, "run in another folder, or give --output")
     free = shutil.disk_usage(existing).free / GIGABYTE
     found = f"{free:.1f} GB free in {existing}"
     if free < 0.5:

@@ -38,8 +38,8 @@ def evaluate(
     vla-cl evaluate runs/NAME/checkpoints/stage_02 --suite cw10 --task hammer --videos films
     """
     load_plugins(plugin or [])
-    from vla_cl.evaluation import EvaluationOptions, wilson_interval, write_rows
     from vla_cl.checkpoint import evaluate_checkpoint
+    from vla_cl.evaluation import EvaluationOptions, wilson_interval, write_rows
 
     rows = evaluate_checkpoint(
         checkpoint,

@@ -17,7 +17,7 @@ def suites(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption) 
     from vla_cl.tasks import SUITES, get_suite
 
     load_plugins(plugin or [])
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "name": suite.name,
             "description": suite.description,

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -31,11 +31,14 @@ app = typer.Typer(
     epilog="Start with [bold]vla-cl run --preset quickstart strategy=sequential,replay[/bold], "
     "or [bold]vla-cl doctor[/bold] when something does not work.",
 )
-for command in (run.run, collect.collect, evaluate.evaluate, report.report):
-    app.command(rich_help_panel="Experiments")(command)
-for command in (listings.suites, tasks.tasks, listings.policies, listings.strategies):
-    app.command(rich_help_panel="What there is")(command)
-app.command(rich_help_panel="This machine")(doctor.doctor)
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Experiments": (run.run, collect.collect, evaluate.evaluate, report.report),
+    "What there is": (listings.suites, tasks.tasks, listings.policies, listings.strategies),
+    "This machine": (doctor.doctor,),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> None:

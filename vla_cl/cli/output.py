@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+PIPE_WIDTH = 1000
+
 PluginOption = typer.Option(
     None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
 )
@@ -20,7 +22,7 @@ JsonOption = typer.Option(False, "--json", help="Print JSON, for other programs.
 def results() -> Console:
     """The console for what a command was asked for. A pipe gets whole lines, however long."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def progress() -> Console:
@@ -33,14 +35,19 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Write a table to stdout; cells are plain text."""
     from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    console = results()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=not console.is_terminal)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    results().print(table)
+    if title:
+        console.print(title, style="italic")
+    console.print(table)
 
 
 def first_sentence(documented: object) -> str:

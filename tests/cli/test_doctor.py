@@ -1,0 +1,35 @@
+"""The doctor looks at this machine, and says how to mend what is broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vla_cl.cli.checks import Probe, run_checks
+
+
+def test_doctor_covers_what_an_experiment_needs(vla_cl):
+    result = vla_cl("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    names = {"python", "torch", "mujoco", "import metaworld", "import robosuite", "rendering", "accelerator", "disk"}
+    assert names | {"ffmpeg", "chromium"} <= set(checks)
+    assert all(check["mend"] for check in checks.values() if check["status"] == "broken")
+    assert result.returncode == (1 if any(check["status"] == "broken" for check in checks.values()) else 0)
+
+
+def test_doctor_prints_a_line_for_each_check(vla_cl):
+    result = vla_cl("doctor")
+    for name in ("python", "mujoco", "rendering", "disk"):
+        assert name in result.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_broken():
+    disk = next(check for check in run_checks(Path("/proc")) if check.name == "disk")
+    assert disk.status == "broken"
+    assert "--output" in disk.mend
+
+
+def test_a_probe_that_crashes_is_told_and_takes_nobody_along():
+    assert Probe("import os; os.kill(os.getpid(), 11)").result() == (False, "killed by signal 11")
+    assert Probe("import no_such_thing").result() == (False, "ModuleNotFoundError: No module named 'no_such_thing'")
+    assert Probe("print('a'); print('b')").result() == (True, "b")
