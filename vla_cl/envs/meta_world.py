@@ -102,7 +102,7 @@ class MetaWorldEnv(ManipulationEnv):
         observation[_OBSERVED_BEFORE] = raw._prev_obs
         self._low_dimensional = observation
         # Some resets move things in the model last; without this, images would show them where they were.
-        self._mujoco.mj_forward(self.model, self.data)
+        self._update_derived_quantities()
 
     def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
         """`SawyerXYZEnv.step` without its own horizon, and with instability noticed instead of ignored."""
@@ -156,10 +156,16 @@ class MetaWorldEnv(ManipulationEnv):
             getattr(self.model, name)[rows] = values.reshape(len(rows), 3)
         self._mujoco.mj_resetData(self.model, self.data)
         self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._mujoco.mj_forward(self.model, self.data)
+        self._update_derived_quantities()
         self._attributes.set(attributes)
         self._low_dimensional = low_dimensional.copy()
         self.elapsed_steps = int(counter[0])
+
+    def _update_derived_quantities(self) -> None:
+        """`mj_forward`, except that it leaves the solver's warm start alone, which is part of the state."""
+        warm_start = self.data.qacc_warmstart.copy()
+        self._mujoco.mj_forward(self.model, self.data)
+        self.data.qacc_warmstart[:] = warm_start
 
     def _learn_state_layout(self) -> None:
         """Find which rows of the model resets move, and which Python attributes hold numbers."""
