@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vla_cl.cli.output import JsonOption, PluginOption, print_json, print_table
 from vla_cl.registry import load_plugins
+
+if TYPE_CHECKING:
+    from vla_cl.evaluation import EpisodeRow
 
 
 def evaluate(
@@ -39,7 +43,7 @@ def evaluate(
     """
     load_plugins(plugin or [])
     from vla_cl.checkpoint import evaluate_checkpoint
-    from vla_cl.evaluation import EvaluationOptions, wilson_interval, write_rows
+    from vla_cl.evaluation import EvaluationOptions, write_rows
 
     rows = evaluate_checkpoint(
         checkpoint,
@@ -59,13 +63,7 @@ def evaluate(
     )
     if output is not None:
         write_rows(output, rows)
-    results = []
-    for name in dict.fromkeys(row.task for row in rows):
-        outcomes = [row.success for row in rows if row.task == name]
-        lower, upper = (float(end) for end in wilson_interval(sum(outcomes), len(outcomes)))
-        rate = sum(outcomes) / len(outcomes)
-        results.append({"task": name, "successes": sum(outcomes), "episodes": len(outcomes), "success_rate": rate})
-        results[-1]["interval"] = [lower, upper]
+    results = [_summary(name, [row.success for row in rows if row.task == name]) for name in _names(rows)]
     if as_json:
         print_json(results)
         return
@@ -73,7 +71,7 @@ def evaluate(
         ["task", "successes", "success rate", "95 % interval"],
         [
             [
-                str(each["task"]),
+                each["task"],
                 f"{each['successes']} of {each['episodes']}",
                 f"{each['success_rate']:.2f}",
                 "{:.2f} to {:.2f}".format(*each["interval"]),
@@ -81,3 +79,23 @@ def evaluate(
             for each in results
         ],
     )
+
+
+def _names(rows: list[EpisodeRow]) -> list[str]:
+    """Names of the tasks, in the order in which they were tried."""
+    return list(dict.fromkeys(row.task for row in rows))
+
+
+def _summary(task: str, outcomes: list[bool]) -> dict[str, Any]:
+    """Successes of one task, with the interval in which its success rate lies."""
+    from vla_cl.evaluation import wilson_interval
+
+    successes, episodes = sum(outcomes), len(outcomes)
+    lower, upper = wilson_interval(successes, episodes)
+    return {
+        "task": task,
+        "successes": successes,
+        "episodes": episodes,
+        "success_rate": successes / episodes,
+        "interval": [float(lower), float(upper)],
+    }
