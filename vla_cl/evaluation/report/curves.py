@@ -54,10 +54,7 @@ def success_panels(runs: Sequence[Run]) -> list[Panel]:
 
 def loss_panels(runs: Sequence[Run]) -> list[Panel]:
     """One panel a stage: the training loss on a logarithmic axis that all panels share; none without logs."""
-    curves = [
-        {stage: _curve(points) for stage, points in run.training.items() if any(loss > 0 for _, loss in points)}
-        for run in runs
-    ]
+    curves = [{stage: curve for stage, points in run.training.items() if (curve := _curve(points))} for run in runs]
     losses = [loss for run in curves for curve in run.values() for _, loss in curve]
     if not losses:
         return []
