@@ -55,17 +55,13 @@ def damage_reported(path: Path) -> Iterator[None]:
 
 
 def _refuse_foreign_storage(file: h5py.File, path: Path) -> None:
-    names: list[str] = []
-
-    def look(name: bytes, info: Any) -> None:
-        text = name.decode(errors="replace")
-        if info.type != h5py.h5l.TYPE_HARD:
-            kind = "an external link" if info.type == h5py.h5l.TYPE_EXTERNAL else "a soft or user-defined link"
-            raise DataFileError(f"{path}: {text} is {kind}, which is never followed; store the data itself in the file")
-        names.append(text)
-
-    file.id.links.visit(look, info=True)
-    for name in names:
+    links: list[tuple[str, int]] = []
+    file.id.links.visit(lambda name, info: links.append((name.decode(errors="replace"), info.type)), info=True)
+    for name, kind in links:
+        if kind != h5py.h5l.TYPE_HARD:
+            what = "an external link" if kind == h5py.h5l.TYPE_EXTERNAL else "a soft or user-defined link"
+            raise DataFileError(f"{path}: {name} is {what}, which is never followed; store the data itself in the file")
+    for name, _ in links:
         thing = file[name]
         if not isinstance(thing, h5py.Dataset):
             continue
