@@ -33,10 +33,11 @@ from rich.table import Table
 
 from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions
+from vla_cl.envs.rendering import available_backends
 from vla_cl.evaluation import EvaluationOptions, rollout
 from vla_cl.tasks import Task, find_task
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 CAMERA = "corner2"
 
 
@@ -87,6 +88,7 @@ def stock_worker(connection: Connection, task: str, horizon: int, image_size: in
             if image_size:
                 assert env.render().shape == (image_size, image_size, 3)
         connection.send("done")
+    env.close()
 
 
 class StockProcesses:
@@ -153,6 +155,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     os.environ.update(ONE_THREAD)
+    if arguments.sizes:
+        backend = available_backends()[0]
+        os.environ.update(MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)  # on both sides
     task = find_task(arguments.task)
     options = EvaluationOptions(episodes=arguments.episodes, slots=arguments.slots)
     comparisons: dict[str, Comparison] = {}
