@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,19 +23,24 @@ class NumericAttributes:
     """Saves and restores the numeric attributes of one object: booleans, numbers, arrays, lists of numbers.
 
     Simulators keep part of an episode's state in Python (targets, initial object positions, latched flags). Which
-    attributes those are differs from task to task, so they are found by looking: `observe` notes what the object holds,
-    and whatever was numeric at any of these moments becomes part of the vector. Arrays whose memory
-    belongs to the simulator are left out, because they follow its own state. `None` is stored as NaN.
+    attributes those are differs from task to task, so they are found by looking: `observe` notes what the object
+    holds, and whatever was numeric at any of these moments becomes part of the vector. Arrays whose memory belongs
+    to the simulator are left out, because they follow its own state. `None` is stored as NaN.
+
+    Args:
+        target: The object.
+        ignore: Names of attributes to leave out.
     """
 
-    def __init__(self, target: object) -> None:
+    def __init__(self, target: object, ignore: Collection[str] = ()) -> None:
         self._target = target
+        self._ignore = frozenset(ignore)
         self._slots: dict[str, _Slot] = {}
 
     def observe(self) -> None:
         """Note the attributes that hold numbers now."""
         for name, value in vars(self._target).items():
-            if _is_numeric(value) and not is_foreign_memory(value):
+            if name not in self._ignore and _is_numeric(value) and not is_foreign_memory(value):
                 self._slots.setdefault(name, _Slot(int(np.size(value)), copy.deepcopy(value)))
         self._slots = dict(sorted(self._slots.items()))
 
@@ -78,8 +83,8 @@ class NumericAttributes:
 class PristineAttributes:
     """Puts an object's attributes back to what they were when this was built, as if nothing had happened since.
 
-    Arrays, lists and dictionaries are copied, other values are kept by reference. Arrays in the simulator's memory are kept as
-    the views that they are.
+    Arrays, lists and dictionaries are copied, other values are kept by reference. Arrays in the simulator's memory
+    are kept as the views that they are.
     """
 
     def __init__(self, target: object) -> None:

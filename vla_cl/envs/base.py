@@ -236,7 +236,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
         self.elapsed_steps = 0
         self.reset_simulation(seed)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The first camera's view (H, W, 3), for people; None unless `render_mode="rgb_array"`."""
         if self.render_mode is None:
             return None
@@ -270,4 +270,4 @@ def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> M
         RenderingError: Images were asked for and nothing here can draw them.
     """
     load_plugins(spec.plugins)
-    return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)  # type: ignore[call-arg]
+    return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)

@@ -32,10 +32,11 @@ def advance_chunk(
     actions = np.asarray(actions, dtype=np.float32)
     if actions.ndim != 2 or not len(actions):
         raise ConfigurationError(f"a chunk of actions must have shape (k, A) with k >= 1, got {actions.shape}")
-    total = 0.0
-    for steps, action in enumerate(actions, start=1):
+    total, steps = 0.0, 0
+    for action in actions:
         reward, terminated, truncated, info = env.advance(action)
         total += reward
+        steps += 1
         if after_step is not None:
             after_step()
         if terminated or truncated:
@@ -49,8 +50,8 @@ class ActionChunk(
 ):
     """Takes k actions at a time, advances up to k control steps, and observes once.
 
-    A step stops early at success or at the horizon. Its reward is the sum over the steps taken; `info["steps"]` says how
-    many those were.
+    A step stops early at success or at the horizon. Its reward is the sum over the steps taken; `info["steps"]`
+    says how many those were.
 
     Args:
         env: An environment whose innermost one is a `ManipulationEnv`.

@@ -12,38 +12,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
+from vla_cl.envs.mujoco_import import INSTALL, import_mujoco
 from vla_cl.errors import ConfigurationError, RenderingError
 
 BACKENDS = ("egl", "osmesa")
 """In the order in which "auto" tries them."""
 
-INSTALL = {
-    "egl": "apt-get install libegl1 libgl1-mesa-dri",
-    "osmesa": "apt-get install libosmesa6",
-}
-"""How to get each of them on Debian and Ubuntu, without a GPU's own driver."""
-
 _PLATFORM = "PYOPENGL_PLATFORM"
 _PROBE_SECONDS = 60
-
-
-def import_mujoco() -> ModuleType:
-    """Import MuJoCo, which itself imports a GL library when `MUJOCO_GL` names one.
-
-    Raises:
-        RenderingError: `MUJOCO_GL` names a library that is not there.
-    """
-    try:
-        return importlib.import_module("mujoco")
-    except (ImportError, AttributeError, RuntimeError) as error:
-        choice = os.environ.get("MUJOCO_GL", "")
-        if not choice:
-            raise
-        remedy = f" or run `{INSTALL[choice]}`" if choice in INSTALL else ""
-        raise RenderingError(f"MuJoCo cannot be imported with MUJOCO_GL={choice}; unset it{remedy}") from error
 
 
 def ensure_current(backend: str = "auto") -> str:
@@ -89,18 +67,17 @@ class _Context:
     def __init__(self, backend: str) -> None:
         os.environ[_PLATFORM] = backend
         self.backend = backend
-        module = importlib.import_module(f"mujoco.{backend}")
+        self._current_address: Callable[[], Any]
+        module: Any = importlib.import_module(f"mujoco.{backend}")
         # MuJoCo's own class frees itself when collected, which at the interpreter's exit is too late and complains.
         context_class: Any = type("GLContext", (module.GLContext,), {"__del__": lambda self: None})
         self._context = context_class(64, 64)  # the size of a window that nobody sees; images are drawn off-screen
         self._context.make_current()
         if backend == "egl":
-            egl = module.EGL
-            self._current_address = lambda: getattr(egl.eglGetCurrentContext(), "address", None)
+            get_current = module.EGL.eglGetCurrentContext
+            self._current_address = lambda: getattr(get_current(), "address", None)
         else:
-            from OpenGL import osmesa
-
-            self._current_address = osmesa.OSMesaGetCurrentContext
+            self._current_address = module.osmesa.OSMesaGetCurrentContext
         self._address = self._current_address()
 
     def ensure_current(self) -> None:

@@ -1,9 +1,7 @@
-"""Meta-World 3.1's fifty tasks, each with a reset that is a function of the seed and a state that can be saved exactly."""
+"""Meta-World's fifty tasks, each with a reset that is a function of the seed and a state that is saved exactly."""
 
 from __future__ import annotations
 
-import copy
-import functools
 import logging
 from typing import Any
 
@@ -13,7 +11,8 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
-from vla_cl.envs.gl import import_mujoco
+from vla_cl.envs.meta_world_task import build_task
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.rendering import Renderer
 from vla_cl.errors import SimulationError, UnknownNameError
 
@@ -25,14 +24,24 @@ MOVED_BY_RESET = ("body_pos", "site_pos")
 _OBSERVED_NOW = slice(0, 18)
 _OBSERVED_BEFORE = slice(18, 36)
 _PROBE_SEEDS = (0, 1)
+_SETTINGS = frozenset(
+    {
+        *("_hand", "_right_claw", "_left_claw", "_pads", "_np_random_seed", "_freeze_rand_vec", "_last_rand_vec"),
+        *("seeded_rand_vec", "_set_task_called", "_partially_observable", "_did_see_sim_exception"),
+        *("_obs_obj_max_len", "action_scale", "action_rot_scale", "curr_path_length", "frame_skip", "num_resets"),
+        *("width", "height", "hand_low", "hand_high", "mocap_low", "mocap_high", "hand_init_pos", "init_qpos"),
+        *("init_qvel", "obj_init_angle"),
+    }
+)
+"""Attributes of Meta-World's environments that no episode changes, or that no step reads."""
 
 
 class MetaWorldEnv(ManipulationEnv):
     """One Meta-World task. It wraps Meta-World's own environment and computes bit for bit what that computes.
 
     Meta-World ignores `reset(seed=)`, and leaves traces of the former episode in the model and in Python attributes.
-    Here `reset(seed)` ends in the state that a freshly built Meta-World environment reaches with the random vector drawn from
-    `numpy.random.default_rng(seed)`, whatever happened before.
+    Here `reset(seed)` ends in the state that a freshly built Meta-World environment reaches with the random vector
+    drawn from `numpy.random.default_rng(seed)`, whatever happened before.
 
     Observations: `agent_pos` (4,) is the hand's position in metres and the gripper's opening in [0, 1];
     `environment_state` (39,) is Meta-World's own observation, the goal included (`partially_observable=False`).
@@ -58,11 +67,7 @@ class MetaWorldEnv(ManipulationEnv):
         super().__init__(spec, render_mode)
         self._mujoco = mujoco = import_mujoco()
         self.task = task
-        self.meta_world = _task_class(task)(render_mode=None)
-        self.meta_world._partially_observable = False
-        del self.meta_world.sawyer_observation_space  # cached for the partially observable case
-        self.meta_world.seeded_rand_vec = True
-        self.meta_world._set_task_called = True
+        self.meta_world = build_task(task)
         self.model, self.data = self.meta_world.model, self.meta_world.data
         self._renderer = Renderer(self.model, spec.rendering, scene=self.meta_world.fullpath)
         self._check_cameras()
@@ -72,7 +77,7 @@ class MetaWorldEnv(ManipulationEnv):
         self._instability = _warning_counters(mujoco, self.data)
         self._pristine_model = {name: getattr(self.model, name).copy() for name in MOVED_BY_RESET}
         self._pristine_attributes = PristineAttributes(self.meta_world)
-        self._attributes = NumericAttributes(self.meta_world)
+        self._attributes = NumericAttributes(self.meta_world, ignore=_SETTINGS)
         self._moved_rows: dict[str, NDArray[np.intp]] = {}
         self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._low_dimensional = np.zeros(39)
@@ -89,8 +94,8 @@ class MetaWorldEnv(ManipulationEnv):
         for name, values in self._pristine_model.items():
             getattr(self.model, name)[:] = values
         self._pristine_attributes.restore()
-        # Meta-World's own reset runs `reset_model` twice: the first pass places the furniture, the second moves the hand
-        # among it. The first also draws the random vector, rejecting those that put object and goal too close.
+        # Meta-World's own reset runs `reset_model` twice: the first pass places the furniture, the second moves the
+        # hand among it. The first also draws the random vector, rejecting those that put object and goal too close.
         raw.np_random = np.random.default_rng(seed)
         raw._freeze_rand_vec = False
         self._mujoco.mj_resetData(self.model, self.data)
@@ -199,42 +204,6 @@ class MetaWorldEnv(ManipulationEnv):
 
 
 BACKENDS.register("meta_world", MetaWorldEnv)
-
-
-def task_names() -> tuple[str, ...]:
-    """Meta-World's names of its fifty tasks."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
-    return tuple(sorted(ALL_V3_ENVIRONMENTS))
-
-
-def _task_class(task: str) -> Any:
-    """Meta-World's class of a task, changed only in that a scene is compiled once in a process."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
-    if task not in ALL_V3_ENVIRONMENTS:
-        raise UnknownNameError("Meta-World task", task, ALL_V3_ENVIRONMENTS)
-    return _with_cached_scene(ALL_V3_ENVIRONMENTS[task])
-
-
-@functools.cache
-def _with_cached_scene(task_class: Any) -> Any:
-    import mujoco
-
-    class WithCachedScene(task_class):  # type: ignore[misc]
-        def _initialize_simulation(self) -> tuple[Any, Any]:
-            model = copy.copy(_compiled_scene(self.fullpath))
-            return model, mujoco.MjData(model)
-
-    return WithCachedScene
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled_scene(path: str) -> Any:
-    """A scene's `mujoco.MjModel`; compiling takes 0.2 s, copying 10 ms."""
-    import mujoco
-
-    return mujoco.MjModel.from_xml_path(path)
 
 
 def _warning_counters(mujoco: Any, data: Any) -> NDArray[np.intc]:

@@ -50,10 +50,10 @@ class WorkerDiedError(SimulationError):
 class EnvironmentPool:
     """Runs episodes in parallel. A slot is a place for one episode; slot s lives in process s % processes.
 
-    Each slot has its own environments, kept for later episodes of the same specification. A result depends on its episode
-    alone, never on the number of processes nor on what ran before. Processes start when they are first needed, are
-    fresh interpreters (nothing of the parent's memory, GL or CUDA state), and end with the pool or with the parent,
-    however that ends. Ctrl-C reaches only the parent. Not for use from several threads at once.
+    Each slot has its own environments, kept for later episodes of the same specification. A result depends on its
+    episode alone, never on the number of processes nor on what ran before. Processes start when they are first
+    needed, are fresh interpreters (nothing of the parent's memory, GL or CUDA state), and end with the pool or with
+    the parent, however that ends. Ctrl-C is left to the parent. Not for use from several threads at once.
 
     Args:
         processes: How many; None is one for each core that this process may use.
@@ -165,8 +165,8 @@ class _ProcessGoneError(Exception):
 class _Process:
     """A worker process and the connection to it.
 
-    A plain interpreter rather than `multiprocessing.Process`: that would import the user's main script again in each worker, which
-    costs seconds and breaks scripts without an `if __name__ == "__main__"` guard.
+    A plain interpreter rather than `multiprocessing.Process`, which would import the user's main script again in
+    each worker: that costs seconds, and breaks scripts without an `if __name__ == "__main__"` guard.
     """
 
     def __init__(self) -> None:

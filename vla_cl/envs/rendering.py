@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import RenderingOptions
-from vla_cl.envs.gl import at_release, available_backends, ensure_current, import_mujoco
+from vla_cl.envs.gl import at_release, available_backends, ensure_current
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.visual_meshes import drop_small_details
 from vla_cl.errors import RenderingError, UnknownNameError
 

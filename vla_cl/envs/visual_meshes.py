@@ -45,7 +45,8 @@ def merge_close_vertices(
         cell: Edge of a cell.
 
     Returns:
-        Which faces remain (K,), in order, without those that collapsed or came to lie on an earlier one; and their corners (K, 3).
+        Which faces remain (K,), in order, without those that collapsed or came to lie on an earlier one; and their
+        corners (K, 3).
     """
     cells = np.unique(np.floor(points / cell).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
     count = np.bincount(cells)

@@ -10,7 +10,7 @@ import pickle
 import signal
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -143,7 +143,7 @@ def main(file_descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
     connection = Connection(file_descriptor)
     worker = Worker()
-    methods = {"start": worker.start, "advance": worker.advance}
+    methods: dict[str, Callable[[Any], Any]] = {"start": worker.start, "advance": worker.advance}
     try:
         connection.send_bytes(b"ready")
         while True:
@@ -151,7 +151,7 @@ def main(file_descriptor: int) -> None:
             reply: tuple[VlaClError | None, Any]
             try:
                 reply = None, methods[method](argument)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever fails here has to be told in the parent
                 reply = _as_own_error(error), None
             connection.send_bytes(pickle.dumps(reply, pickle.HIGHEST_PROTOCOL))
     except (EOFError, ConnectionError):
