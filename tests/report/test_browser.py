@@ -97,8 +97,8 @@ def test_videos_load_and_play_when_they_are_looked_at(browser: Any, report: Path
     assert len(videos) == 6
     assert all(video["duration"] == pytest.approx(2.0, abs=0.2) and video["width"] == 64 for video in videos)
     playing = browser.evaluate(
-        "new Promise(done => { const video = document.querySelector('video'); video.scrollIntoView(); video.addEventListener("
-        "'timeupdate', () => { if (video.currentTime > 0) done(!video.paused && video.muted); }) })"
+        "new Promise(done => { const video = document.querySelector('video'); video.scrollIntoView();"
+        "video.ontimeupdate = () => { if (video.currentTime > 0) done(!video.paused && video.muted); } })"
     )
     assert playing
 

@@ -53,7 +53,7 @@ def success_panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def loss_panels(runs: Sequence[Run]) -> list[Panel]:
-    """One panel a stage: the training loss on a logarithmic axis that all panels share; none without logs."""
+    """One panel a stage that has a log: its training loss, on a logarithmic axis that all panels share."""
     curves = [{stage: curve for stage, points in run.training.items() if (curve := _curve(points))} for run in runs]
     losses = [loss for run in curves for curve in run.values() for _, loss in curve]
     if not losses:
@@ -61,7 +61,7 @@ def loss_panels(runs: Sequence[Run]) -> list[Panel]:
     last = max(step for run in curves for curve in run.values() for step, _ in curve)
     axes = step_axis(math.ceil(last)), logarithmic_axis(losses)
     panels = []
-    for stage in range(max(len(run.tasks) for run in runs)):
+    for stage in sorted({stage for curve in curves for stage in curve}):
         series = [
             Series(index, (tuple(Point(step, math.log10(loss)) for step, loss in run[stage]),))
             for index, run in enumerate(curves)

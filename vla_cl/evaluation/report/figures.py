@@ -129,6 +129,9 @@ def _draw(
             colour = rate_colour(rate)
             frame = {"edgecolor": TEXT, "linewidth": 1.4, "zorder": 2} if row == column + 1 else {"linewidth": 0}
             axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=colour, clip_on=False, **frame))
+            if row == column + 1:
+                inset = (column + 0.06, row + 0.06)
+                axes.add_patch(Rectangle(inset, 0.88, 0.88, fill=False, edgecolor="white", linewidth=1, zorder=2))
             text = decimal(rate).lstrip("0") if dense and rate < 1 else decimal(rate)
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=text_colour(colour),
                       fontsize=7 if dense else 10)  # fmt: skip

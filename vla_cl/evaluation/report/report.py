@@ -33,8 +33,8 @@ from vla_cl.files import write_text
 
 FILE_NAME = "report.html"
 HEADLINES = (
-    ("learning_accuracy", "Learning accuracy", "right after learning each task"),
-    ("final_average", "Final average", "all tasks, after the last one"),
+    ("learning_accuracy", "Learning accuracy", "right after each task"),
+    ("final_average", "Final average", "all tasks, after the last"),
     ("forgetting", "Forgetting", "best before, minus final"),
 )
 """Metrics that open the report: key, name, and what they say in a few words."""
