@@ -114,7 +114,7 @@ class WindowDataset:
         )
         return Batch(
             observation=observation,
-            actions=torch.from_numpy(actions.reshape(len(rows), self.chunk, -1)),
+            actions=torch.from_numpy(actions.reshape(*wanted.shape, actions.shape[1])),
             padding=torch.from_numpy(wanted > last),
         )
 

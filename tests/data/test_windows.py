@@ -1,0 +1,245 @@
+"""Windows against plain slicing of the arrays that were written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from vla_cl.data import ConcatenatedWindows, Episode, WindowDataset
+from vla_cl.data.columns import FileColumn, Hdf5Column, MemoryColumn
+from vla_cl.errors import ConfigurationError, DataFileError
+
+LENGTHS = (5, 9, 3)
+
+
+@given(
+    chunk=some.integers(1, 12),
+    episodes=some.one_of(some.none(), some.lists(some.integers(0, 2), min_size=1, max_size=4)),
+    texts=some.lists(some.text(min_size=1, max_size=5), min_size=1, max_size=4),
+    data=some.data(),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_window_is_a_slice_of_its_episode(
+    file: Path,
+    make_episode: Callable[..., Episode],
+    chunk: int,
+    episodes: list[int] | None,
+    texts: list[str],
+    data: some.DataObject,
+) -> None:
+    dataset = WindowDataset(file, chunk, privileged=True, instructions=texts, episodes=episodes)
+    chosen = list(range(3)) if episodes is None else episodes
+    expected = [(position, index, step) for position, index in enumerate(chosen) for step in range(LENGTHS[index])]
+    assert len(dataset) == len(expected)
+    assert dataset.window_episodes.tolist() == [position for position, _, _ in expected]
+    assert dataset.episode_lengths.tolist() == [LENGTHS[index] for index in chosen]
+
+    asked = data.draw(some.lists(some.integers(0, len(expected) - 1), max_size=10))
+    batch = dataset.batch(asked)
+    assert len(batch) == len(asked)
+    for row, window in enumerate(asked):
+        _, index, step = expected[window]
+        episode = make_episode(index, LENGTHS[index])
+        actions = episode.actions[step : step + chunk]
+        missing = chunk - len(actions)
+        padded = np.concatenate([actions, np.repeat(episode.actions[-1:], missing, axis=0)])
+        np.testing.assert_array_equal(batch.actions[row], padded)
+        assert batch.padding[row].tolist() == [False] * (chunk - missing) + [True] * missing
+        assert batch.observation.instruction[row] == texts[index % len(texts)]
+        np.testing.assert_array_equal(batch.observation.agent_pos[row], episode.observations["agent_pos"][step])
+        assert batch.observation.environment_state is not None
+        np.testing.assert_array_equal(
+            batch.observation.environment_state[row], episode.observations["environment_state"][step]
+        )
+        for camera in ("front", "hand"):
+            np.testing.assert_array_equal(
+                batch.observation.pixels[camera][row], episode.observations[f"{camera}_image"][step]
+            )
+
+
+def test_types_are_those_of_a_batch(dataset: WindowDataset) -> None:
+    batch = dataset.batch([0, 1])
+    assert batch.actions.dtype == batch.observation.agent_pos.dtype == torch.float32
+    assert batch.padding.dtype == torch.bool
+    assert batch.observation.pixels["front"].dtype == torch.uint8
+    assert batch.observation.pixels["front"].shape == (2, 64, 64, 3)
+    assert batch.observation.instruction == ("close the window",) * 2
+
+
+def test_changing_a_batch_does_not_change_the_dataset(dataset: WindowDataset) -> None:
+    dataset.batch([3]).actions.zero_()
+    dataset.batch([3]).observation.agent_pos.zero_()
+    assert dataset.batch([3]).actions.abs().sum() > 0
+    assert dataset.batch([3]).observation.agent_pos.abs().sum() > 0
+
+
+def test_only_the_cameras_asked_for_are_loaded_in_their_order(file: Path) -> None:
+    assert list(WindowDataset(file, 2, cameras=["hand"]).batch([0]).observation.pixels) == ["hand"]
+    assert list(WindowDataset(file, 2, cameras=["hand", "front"]).batch([0]).observation.pixels) == ["hand", "front"]
+    blind = WindowDataset(file, 2, cameras=()).batch([0]).observation
+    assert blind.pixels == {}
+    assert blind.environment_state is None
+
+
+def test_what_the_file_lacks_is_named(file: Path, make_file: Callable[..., Path]) -> None:
+    with pytest.raises(DataFileError, match=r"no camera 'side'; it has: front, hand"):
+        WindowDataset(file, 2, cameras=["side"])
+    with pytest.raises(DataFileError, match="episodes 0 to 2"):
+        WindowDataset(file, 2, episodes=[3])
+    with pytest.raises(ConfigurationError, match="chunk"):
+        WindowDataset(file, 0)
+
+
+@pytest.mark.parametrize("window", [-1, 17, 10**9])
+def test_window_out_of_range_is_an_index_error(dataset: WindowDataset, window: int) -> None:
+    with pytest.raises(IndexError):
+        dataset.batch([0, window])
+
+
+def test_order_is_a_pure_function_of_seed_and_epoch(dataset: WindowDataset, file: Path) -> None:
+    order = dataset.order(3, 7)
+    assert sorted(order) == list(range(len(dataset)))
+    dataset.batch(order)
+    np.random.seed(0)
+    np.testing.assert_array_equal(WindowDataset(file, 1).order(3, 7), order)
+    assert not np.array_equal(dataset.order(3, 8), order)
+    assert not np.array_equal(dataset.order(4, 7), order)
+
+
+def test_a_description_survives_json_and_reopens_the_same_windows(file: Path) -> None:
+    import json
+
+    dataset = WindowDataset(file, 3, cameras=["hand"], privileged=True, instructions=["a", "b"], episodes=[2, 0])
+    again = WindowDataset.from_description(json.loads(json.dumps(dataset.describe())))
+    assert again.describe() == dataset.describe()
+    one, other = dataset.batch(range(8)), again.batch(range(8))
+    assert torch.equal(one.actions, other.actions)
+    assert torch.equal(one.observation.pixels["hand"], other.observation.pixels["hand"])
+    assert one.observation.instruction == other.observation.instruction
+
+
+def test_a_description_of_replaced_demonstrations_is_refused(make_file: Callable[..., Path]) -> None:
+    path = make_file()
+    description = WindowDataset(path, 3).describe()
+    make_file(first=5, path=path)
+    with pytest.raises(DataFileError, match="other demonstrations"):
+        WindowDataset.from_description(description)
+
+
+def test_pickling_carries_the_description_not_the_data(dataset: WindowDataset) -> None:
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < 2000
+    assert torch.equal(pickle.loads(pickled).batch([4, 2]).actions, dataset.batch([4, 2]).actions)
+
+
+def test_data_loader_workers_read_what_the_parent_reads(dataset: WindowDataset) -> None:
+    class Single(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(dataset)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return dataset.batch([index]).observation.pixels["hand"][0]
+
+    loader = torch.utils.data.DataLoader(
+        Single(), batch_size=len(dataset), num_workers=1, multiprocessing_context="fork"
+    )
+    (images,) = list(loader)
+    assert torch.equal(images, dataset.batch(range(len(dataset))).observation.pixels["hand"])
+
+
+def test_ways_of_reading_agree(file: Path) -> None:
+    """From memory, straight from the file, and through HDF5: rows are the same."""
+    with h5py.File(file, "r") as hdf5:
+        runs = [hdf5[f"data/demo_{index}/states"] for index in range(3)]
+        values = np.concatenate([run[()] for run in runs])
+        starts = np.array([0, 5, 14])
+        offsets = np.array([run.id.get_offset() for run in runs])
+        columns = (
+            MemoryColumn(values),
+            FileColumn(file, starts, offsets, (11,), np.dtype(np.float64)),
+            Hdf5Column(file, starts, [run.name for run in runs], runs[0]),
+        )
+    rows = np.array([16, 0, 5, 4, 14, 13, 0])
+    for column in columns:
+        np.testing.assert_array_equal(column.read(rows), values[rows])
+        assert column.read(np.zeros(0, np.int64)).shape == (0, 11)
+        assert column.row_bytes == 88
+
+
+def test_compressed_files_are_read_through_hdf5(file: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.hdf5"
+    with h5py.File(file, "r") as source, h5py.File(packed, "w") as target:
+        source.copy("data", target)
+        for index in range(3):
+            images = target[f"data/demo_{index}/obs/front_image"][()]
+            del target[f"data/demo_{index}/obs/front_image"]
+            target.create_dataset(f"data/demo_{index}/obs/front_image", data=images, compression="gzip")
+    one, other = WindowDataset(packed, 2), WindowDataset(file, 2)
+    rows = [3, 16, 0, 9]
+    assert torch.equal(one.batch(rows).observation.pixels["front"], other.batch(rows).observation.pixels["front"])
+    assert torch.equal(one.batch(rows).observation.pixels["hand"], other.batch(rows).observation.pixels["hand"])
+
+
+def test_memory_does_not_grow_with_the_file(make_file: Callable[..., Path]) -> None:
+    """A process that reads every window of a 10 times larger file stays within 10 MB of one that reads the small."""
+    program = """
+import sys, resource
+from vla_cl.data import WindowDataset
+import torch
+dataset = WindowDataset(sys.argv[1], 8)
+for start in range(0, len(dataset), 16):
+    dataset.batch(range(start, min(start + 16, len(dataset))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+    def peak(path: Path) -> float:
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+        return int(done.stdout) / 1024
+
+    small = make_file([40], size=128)
+    large = make_file([40] * 10, size=128)
+    assert large.stat().st_size > 38e6
+    assert peak(large) - peak(small) < 10
+
+
+def test_collecting_needs_no_torch() -> None:
+    """The processes that simulate import `vla_cl.data`: it must start without a second of imports."""
+    program = "import sys, vla_cl.data, vla_cl.data.collection_worker; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
+
+
+def test_concatenated_windows_are_the_datasets_end_to_end(make_file: Callable[..., Path]) -> None:
+    first = WindowDataset(make_file((4, 2)), 3, instructions=["one"])
+    second = WindowDataset(make_file((3,), first=7, task="push"), 3, instructions=["two"])
+    both = ConcatenatedWindows([first, second])
+    assert len(both) == 9
+    assert both.episode_lengths.tolist() == [4, 2, 3]
+    assert both.window_episodes.tolist() == [0] * 4 + [1] * 2 + [2] * 3
+    assert both.task == "window-close+push"
+    batch = both.batch([8, 0, 6, 5, 0])
+    assert batch.observation.instruction == ("two", "one", "two", "one", "one")
+    for row, (part, window) in enumerate([(second, 2), (first, 0), (second, 0), (first, 5), (first, 0)]):
+        alone = part.batch([window])
+        assert torch.equal(batch.actions[row], alone.actions[0])
+        assert torch.equal(batch.observation.pixels["hand"][row], alone.observation.pixels["hand"][0])
+    again = ConcatenatedWindows.from_description(both.describe())
+    assert torch.equal(again.batch([8, 0]).actions, batch.actions[:2])
+    assert both.batch([]).actions.shape == (0, 3, 4)
+    with pytest.raises(IndexError):
+        both.batch([9])
+
+
+def test_unlike_datasets_are_not_concatenated(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="agree"):
+        ConcatenatedWindows([WindowDataset(file, 3), WindowDataset(file, 4)])
