@@ -27,7 +27,7 @@ format: setup ## Rewrite the code in the project's style
 	.venv/bin/ruff check --fix .
 
 docs: setup ## Build the site into site/
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 test: lint docs ## Everything that must hold: lint, docs, tests
 	.venv/bin/python -m pytest $(PYTEST_OPTIONS)

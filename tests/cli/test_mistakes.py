@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -9,16 +10,33 @@ import time
 
 import pytest
 
+from vla_cl.cli.main import main
+
 RUN = ("run", "suite=mw5", "policy=lowdim", "strategy=sequential")
 
 
-def assert_one_line(result, *fragments):
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
+def assert_one_line(status, complaint, *fragments):
+    assert status == 2, complaint
+    lines = complaint.splitlines()
+    assert len(lines) == 1, complaint
     assert lines[0].startswith("error: ")
     for fragment in fragments:
         assert fragment in lines[0]
+
+
+@pytest.fixture
+def in_process(tmp_path, monkeypatch, capfd):
+    """Run the command line in this process, which has imported torch already; return status and stderr."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+
+    def run(*words):
+        status = main(words)
+        return status, capfd.readouterr().err
+
+    yield run
+    root.handlers[:] = handlers  # the command's own writes to a stream that ends with the test
 
 
 @pytest.mark.parametrize(
@@ -27,7 +45,7 @@ def assert_one_line(result, *fragments):
         (("tusks",), ("tusks", "tasks")),
         (("suites", "--jsom"), ("--jsom", "--json")),
         (("collect",), ("SUITE_OR_TASK",)),
-        (("collect", "mw5", "--episodes", "many"), ("--episodes", "many")),
+        (("collect", "mw5", "--episodes", "many"), ("--episodes", "integer")),
         (("tasks", "mw55"), ("mw55", "mw5", "vla-cl suites")),
         (("collect", "windw-close"), ("windw-close", "window-close")),
         (("collect", "mw5/windw-close"), ("windw-close", "window-close", "vla-cl tasks mw5")),
@@ -46,14 +64,27 @@ def assert_one_line(result, *fragments):
         ((*RUN, "device=abacus"), ("abacus",)),
         (("run", "policy=lowdim"), ("suite", "vla-cl suites")),
         (("run", "mw5"), ("mw5", "suite=mw5")),
+        ((*RUN, "length=9"), ("length", "9")),
+        (("run", "suite=mw5", "policy=lowdim", "strategy=replay", "strategy.ratio=7"), ("strategy.ratio", "7")),
         (("evaluate", "nowhere"), ("nowhere",)),
         (("report", "nowhere"), ("nowhere",)),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    ids=lambda value: value[-1],
 )
-def test_a_mistake_is_one_line_that_names_the_way_out(vla_cl, tmp_path, words, fragments):
-    assert_one_line(vla_cl(*words), *fragments)
+def test_a_mistake_is_one_line_that_names_the_way_out(in_process, tmp_path, words, fragments):
+    assert_one_line(*in_process(*words), *fragments)
     assert not list(tmp_path.rglob("*.hdf5"))
+
+
+@pytest.mark.parametrize("words", [("tusks",), ("tasks", "mw55"), (*RUN, "strategy=replai")])
+def test_the_installed_command_ends_the_same_way(vla_cl, words):
+    result = vla_cl(*words)
+    assert_one_line(result.returncode, result.stderr)
+
+
+def test_a_mistake_in_the_last_run_of_a_sweep_stops_before_the_first(in_process, tmp_path):
+    assert_one_line(*in_process(*RUN[:-1], "strategy=replay", "strategy.ratio=0.5,7"), "ratio")
+    assert not list(tmp_path.iterdir())
 
 
 def test_debug_shows_the_traceback(vla_cl):

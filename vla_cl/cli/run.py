@@ -53,6 +53,9 @@ def run(
             _print_config(config)
         return
 
+    for config in configs:  # all of a sweep, before the first takes its minutes
+        _check(config)
+
     from vla_cl.evaluation.report import write_report
     from vla_cl.experiment import run_experiment
 
@@ -67,6 +70,21 @@ def run(
         report = write_report(folders, Path(configs[0].output) / "report.html")
     print_summary(folders)
     results().print(f"\nreport: {report.resolve()}", soft_wrap=True)
+
+
+def _check(config: ExperimentConfig) -> None:
+    """Fail on what can be known to be wrong before any work is done.
+
+    Raises:
+        VlaClError: The suite, the order, the length, the device, the strategy or one of its options cannot be used.
+    """
+    from vla_cl.strategies import build_strategy
+    from vla_cl.tasks import get_suite
+    from vla_cl.training import resolve_device
+
+    get_suite(config.suite).sequence(config.order, config.length)
+    resolve_device(config.device)
+    build_strategy(config.strategy["name"], config.strategy_options, config.seed)
 
 
 def print_summary(folders: list[Path]) -> None:
