@@ -66,6 +66,8 @@ def in_process(tmp_path, monkeypatch, capfd):
         (("run", "mw5"), ("mw5", "suite=mw5")),
         ((*RUN, "length=9"), ("length", "9")),
         (("run", "suite=mw5", "policy=lowdim", "strategy=replay", "strategy.ratio=7"), ("strategy.ratio", "7")),
+        ((*RUN, "policy.head=flou"), ("flou", "flow", "vla-cl policies")),
+        ((*RUN, "policy.head_options.widht=3"), ("widht", "width")),
         (("evaluate", "nowhere"), ("nowhere",)),
         (("report", "nowhere"), ("nowhere",)),
     ],

@@ -76,8 +76,11 @@ def _check(config: ExperimentConfig) -> None:
     """Fail on what can be known to be wrong before any work is done.
 
     Raises:
-        VlaClError: The suite, the order, the length, the device, the strategy or one of its options cannot be used.
+        VlaClError: The suite, the order, the length, the device, the policy's parts, the strategy or one of their
+            options cannot be used.
     """
+    from vla_cl.policies import BACKBONES, HEADS
+    from vla_cl.policies.options import build_options
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
     from vla_cl.training import resolve_device
@@ -85,6 +88,9 @@ def _check(config: ExperimentConfig) -> None:
     get_suite(config.suite).sequence(config.order, config.length)
     resolve_device(config.device)
     build_strategy(config.strategy["name"], config.strategy_options, config.seed)
+    policy = config.policy
+    build_options(f"backbone {policy.backbone!r}", BACKBONES[policy.backbone].Options, policy.backbone_options)
+    build_options(f"head {policy.head!r}", HEADS[policy.head].Options, policy.head_options)
 
 
 def print_summary(folders: list[Path]) -> None:
