@@ -145,7 +145,7 @@ def compose(overrides: Sequence[str], preset: str | None = None) -> list[Experim
         else [override.input_line or ""]
         for override in parsed
     ]
-    return [_compose_one(list(combination)) for combination in itertools.product(*choices)]
+    return [_compose_one([_opened(text) for text in combination]) for combination in itertools.product(*choices)]
 
 
 def preset_names() -> list[str]:
@@ -156,6 +156,12 @@ def preset_names() -> list[str]:
 def policy_names() -> list[str]:
     """Names of the policy presets that ship with the package or that a plug-in stored in Hydra's ConfigStore."""
     return sorted({*_group_files("policy"), *_stored("policy")})
+
+
+def _opened(override: str) -> str:
+    """Options of backbones and heads are free keys, checked by the part itself: let Hydra add them."""
+    free = override.startswith(("policy.backbone_options.", "policy.head_options."))
+    return f"++{override}" if free else override
 
 
 def _compose_one(overrides: list[str]) -> ExperimentConfig:
@@ -250,9 +256,9 @@ def _check_key(key: str) -> None:
     if key in keys or any(key.startswith(f"{free}.") for free in keys if free.endswith("_options")):
         return
     leaves = {name.rsplit(".", 1)[-1]: name for name in keys}
-    match = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    last = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.5)
-    suggestion = match[0] if match else leaves[last[0]] if last else None
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    near_leaf = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.5)
+    suggestion = leaves.get(parts[-1]) or (near[0] if near else leaves[near_leaf[0]] if near_leaf else None)
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""
     raise ConfigurationError(f"key {key!r} is unknown{hint} (vla-cl run --dry-run suite=mw5 prints all)")
 

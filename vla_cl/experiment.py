@@ -62,6 +62,7 @@ class TaskSequence:
         self.suite = suite
         self.sequence = sequence
         self.run = run
+        self.collect_seconds: dict[str, float] = {}
 
     def learn(self) -> None:
         """Learn the tasks one after another, and measure all of them after each."""
@@ -113,6 +114,7 @@ class TaskSequence:
         self.run.add_to_ledger(
             stage,
             task=task.name,
+            collect_seconds=self.collect_seconds.pop(task.name, 0.0),
             train_seconds=time.perf_counter() - started,
             demonstration_bytes=demonstrations.path.stat().st_size,
             **costs(self.policy, self.strategy),
@@ -147,6 +149,7 @@ class TaskSequence:
     def demonstrations(self, task: Task) -> WindowDataset:
         """The windows of a task's demonstrations, collected unless they are there."""
         config = self.config
+        started = time.perf_counter()
         path = demonstrations_for(
             task,
             Path(config.data),
@@ -155,6 +158,7 @@ class TaskSequence:
             config.rendering,
             plugins=config.plugins,
         )
+        self.collect_seconds[task.name] = self.collect_seconds.get(task.name, 0.0) + time.perf_counter() - started
         return WindowDataset(
             path,
             config.policy.chunk,
@@ -204,7 +208,7 @@ def costs(policy: Policy, strategy: Strategy) -> dict[str, int]:
 def finish(run: RunFolder, config: ExperimentConfig, sequence: tuple[Task, ...]) -> dict[str, Any]:
     """Compute the metrics from the episode rows, and draw the report."""
     ledger = run.ledger()
-    timed = ("train_seconds", "evaluate_seconds")
+    timed = ("collect_seconds", "train_seconds", "evaluate_seconds")
     metrics = summarise(run.rows(), [task.name for task in sequence])
     metrics["seconds"] = sum(entry.get(key, 0.0) for entry in ledger for key in timed)
     metrics["strategy_needs"] = asdict(STRATEGIES[config.strategy["name"]].needs)

@@ -7,9 +7,9 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,18 @@ class RunFolder:
                 remove_partial_files(folder)
             remove_partial_folders(self.path / "checkpoints")
             write_json(self.path / "config.json", to_dict(config))
-            write_json(self.path / "environment.json", _environment())
+            write_json(self.path / "environment.json", _environment(self._first_date()))
             write_json(
                 self.path / "sequence.json",
                 [{"name": task.name, "instruction": task.instruction, "horizon": task.horizon} for task in sequence],
             )
             yield
+
+    def _first_date(self) -> str:
+        """When the run was first started, in UTC: the same after a restart, so that a report can be drawn again."""
+        path = self.path / "environment.json"
+        stored = json.loads(path.read_text()).get("date") if path.exists() else None
+        return stored or datetime.now(UTC).isoformat(timespec="seconds")
 
     def _check_identity(self, config: ExperimentConfig) -> None:
         path = self.path / "config.json"
@@ -178,11 +184,6 @@ class TrainingLog:
         write_text(self.path, "\n".join(self.lines) + "\n")
 
 
-def discard(path: Path) -> None:
-    """Remove a run."""
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -193,7 +194,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _environment() -> dict[str, Any]:
+def _environment(date: str) -> dict[str, Any]:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -201,6 +202,7 @@ def _environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     return {
+        "date": date,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)),
