@@ -111,7 +111,6 @@ def test_order_is_a_pure_function_of_seed_and_epoch(dataset: WindowDataset, file
     order = dataset.order(3, 7)
     assert sorted(order) == list(range(len(dataset)))
     dataset.batch(order)
-    np.random.seed(0)
     np.testing.assert_array_equal(WindowDataset(file, 1).order(3, 7), order)
     assert not np.array_equal(dataset.order(3, 8), order)
     assert not np.array_equal(dataset.order(4, 7), order)
@@ -207,9 +206,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
         return int(done.stdout) / 1024
 
-    small = make_file([40], size=128)
-    large = make_file([40] * 10, size=128)
-    assert large.stat().st_size > 38e6
+    small = make_file([40], size=128, cameras=("front",))
+    large = make_file([40] * 10, size=128, cameras=("front",))
+    assert large.stat().st_size > 19e6
     assert peak(large) - peak(small) < 10
 
 
