@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterable, Mapping
-from multiprocessing import Pipe
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import Observation
+from vla_cl.envs.process import WorkerGoneError, WorkerProcess
 from vla_cl.envs.worker import ChunkResult, EpisodeStart
 from vla_cl.errors import ConfigurationError, SimulationError, VlaClError
 
 __all__ = ["ChunkResult", "EnvironmentPool", "EpisodeStart", "WorkerDiedError"]
 
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS"), "1"
-)
-_SECONDS_TO_END = 5.0
+_WORKER = "vla_cl.envs.worker"
 
 
 class WorkerDiedError(SimulationError):
@@ -65,7 +57,7 @@ class EnvironmentPool:
         if processes < 1:
             raise ConfigurationError(f"processes must be at least 1, got {processes}")
         self.processes = processes
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, WorkerProcess] = {}
         self._running: set[int] = set()
         self._finalizer = weakref.finalize(self, _end_all, self._processes)
 
@@ -121,11 +113,11 @@ class EnvironmentPool:
         try:
             self._start_processes(shares)
             for index, share in shares.items():
-                self._processes[index].send((method, share))
+                self._processes[index].send(method, share)
             for index, share in shares.items():
                 try:
                     error, values = self._processes[index].receive()
-                except _ProcessGoneError as gone:
+                except WorkerGoneError as gone:
                     self._processes.pop(index).end()
                     lost |= {slot for slot in self._running if slot % self.processes == index} | share.keys()
                     reasons.append(str(gone))
@@ -152,80 +144,13 @@ class EnvironmentPool:
 
     def _start_processes(self, indices: Iterable[int]) -> None:
         """Start those that do not run yet, all at once."""
-        new = {index: _Process() for index in indices if index not in self._processes}
+        new = {index: WorkerProcess(_WORKER) for index in indices if index not in self._processes}
         self._processes.update(new)
         for process in new.values():
             process.wait_until_ready()
 
 
-class _ProcessGoneError(Exception):
-    """The other end of the connection has closed; says how the process ended."""
-
-
-class _Process:
-    """A worker process and the connection to it.
-
-    A plain interpreter rather than `multiprocessing.Process`, which would import the user's main script again in
-    each worker: that costs seconds, and breaks scripts without an `if __name__ == "__main__"` guard.
-    """
-
-    def __init__(self) -> None:
-        self._connection, far_end = Pipe()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from vla_cl.envs.worker import main; main({far_end.fileno()})"
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, until the worker ignores it
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[far_end.fileno()],
-                env={**os.environ, **_ONE_THREAD},
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            far_end.close()
-
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
-
-    def wait_until_ready(self) -> None:
-        try:
-            self._connection.recv_bytes()
-        except (EOFError, ConnectionError):
-            raise SimulationError(
-                f"a simulation process cannot start ({self._how_it_ended()}); see its output"
-            ) from None
-
-    def send(self, request: Any) -> None:
-        """Send a request. A process that has died is noticed when its reply is asked for."""
-        with contextlib.suppress(ConnectionError):
-            self._connection.send_bytes(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
-
-    def receive(self) -> Any:
-        """The reply to the last request."""
-        try:
-            return pickle.loads(self._connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            raise _ProcessGoneError(self._how_it_ended()) from None
-
-    def end(self) -> None:
-        """Close the connection, which ends the process; kill it if it does not."""
-        self._connection.close()
-        try:
-            self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            return "connection lost"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _end_all(processes: dict[int, _Process]) -> None:
+def _end_all(processes: dict[int, WorkerProcess]) -> None:
     while processes:
         _, process = processes.popitem()
         process.end()

@@ -7,12 +7,9 @@ the process ends when that socket closes, so it outlives its parent by no more t
 from __future__ import annotations
 
 import pickle
-import signal
-import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.base import EnvironmentSpec, ManipulationEnv, Observation, make_environment
 from vla_cl.envs.chunk import advance_chunk
-from vla_cl.errors import SimulationError, VlaClError
+from vla_cl.envs.process import serve
 
 MAX_ENVIRONMENTS = 32
 """Environments that a worker keeps for later episodes; the one that was idle longest goes first."""
@@ -139,29 +136,6 @@ class Worker:
 
 
 def main(file_descriptor: int) -> None:
-    """Serve requests `(method, argument)` until the connection closes; replies are `(error or None, value)`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
-    connection = Connection(file_descriptor)
+    """Serve requests until the connection closes."""
     worker = Worker()
-    methods: dict[str, Callable[[Any], Any]] = {"start": worker.start, "advance": worker.advance}
-    try:
-        connection.send_bytes(b"ready")
-        while True:
-            method, argument = pickle.loads(connection.recv_bytes())
-            reply: tuple[VlaClError | None, Any]
-            try:
-                reply = None, methods[method](argument)
-            except Exception as error:  # noqa: BLE001 - whatever fails here has to be told in the parent
-                reply = _as_own_error(error), None
-            connection.send_bytes(pickle.dumps(reply, pickle.HIGHEST_PROTOCOL))
-    except (EOFError, ConnectionError):
-        return
-
-
-def _as_own_error(error: Exception) -> VlaClError:
-    """The error to raise in the parent: itself when it is ours, else told in one line with its traceback as a note."""
-    if not isinstance(error, VlaClError):
-        error_text = "".join(traceback.format_exception(error))
-        error = SimulationError(f"an environment failed in its process: {type(error).__name__}: {error}")
-        error.add_note(error_text)
-    return error
+    serve(file_descriptor, {"start": worker.start, "advance": worker.advance})
