@@ -128,3 +128,4 @@ def test_a_real_file_says_where_it_comes_from(collected: Path) -> None:
         assert metadata["schema_version"] == 1
         assert len(metadata["checksum"]) == 64
         assert len(set(file.seeds.tolist())) == len(file)
+        assert file.episode(0).model_file.startswith("<mujoco")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
-from vla_cl.envs.meta_world_task import build_task
+from vla_cl.envs.meta_world_task import build_task, scene_xml
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.rendering import Renderer
 from vla_cl.errors import SimulationError, UnknownNameError
@@ -131,6 +131,10 @@ class MetaWorldEnv(ManipulationEnv):
     def environment_state(self) -> NDArray[np.float64]:
         """Meta-World's 39 numbers: hand, gripper and objects now (18) and one step before (18), and the goal (3)."""
         return self._low_dimensional.copy()
+
+    def model_xml(self) -> str:
+        """The scene as Meta-World ships it; what resets move in it is part of the state."""
+        return scene_xml(self.meta_world.fullpath)
 
     # --- saving and restoring ----------------------------------------------------------------------------------
 
