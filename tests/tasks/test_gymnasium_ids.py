@@ -92,6 +92,17 @@ def test_vectors_of_environments_step_together(mode: str):
     np.testing.assert_array_equal(observation["environment_state"][1], alone["environment_state"])
 
 
+def test_processes_of_a_vector_draw_their_own_images():
+    program = (
+        "import gymnasium, vla_cl;"
+        f"environments = gymnasium.make_vec({WINDOW!r}, num_envs=2, vectorization_mode='async', cameras=('corner2',));"
+        "observation, _ = environments.reset(seed=[0, 1]); environments.close();"
+        "images = observation['pixels']['corner2'];"
+        "assert images.shape == (2, 64, 64, 3), images.shape; assert images.std(axis=(1, 2, 3)).min() > 10"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def test_a_suite_registered_later_gets_ids_on_demand(add_suite):
     add_suite(TaskSuite("mine", (meta_world_task("push"),)))
     assert gymnasium_id("mine", "push") in register_gymnasium_ids()

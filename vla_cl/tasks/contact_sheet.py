@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MARGIN = 8
+GAP = 2
 LINE_HEIGHT = 15
 CHARACTER_WIDTH = 7
 ATTEMPTS = 5
@@ -66,10 +67,12 @@ def contact_sheet(
         columns = max(1, round((len(tasks) / 2) ** 0.5))
     if columns < 1:
         raise ConfigurationError(f"columns must be at least 1, got {columns}")
-    panels = [_panel(task, observation, rendering) for task in tasks]
+    characters = (2 * observation.image_size + GAP) // CHARACTER_WIDTH
+    labels = [textwrap.wrap(task.instruction, characters) for task in tasks]
+    header = LINE_HEIGHT * (1 + max(len(label) for label in labels))
+    panels = [_panel(task, label, header, observation, rendering) for task, label in zip(tasks, labels, strict=True)]
     columns = min(columns, len(panels))
-    width = max(panel.width for panel in panels)
-    height = max(panel.height for panel in panels)
+    width, height = panels[0].size
     rows = -(-len(panels) // columns)
     sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN), PAPER)
     for index, panel in enumerate(panels):
@@ -81,26 +84,26 @@ def contact_sheet(
     return path
 
 
-def _panel(task: Task, observation: ObservationOptions, rendering: RenderingOptions) -> Image:
-    """Two frames side by side with the task's name and instruction above them."""
+def _panel(
+    task: Task, label: list[str], header: int, observation: ObservationOptions, rendering: RenderingOptions
+) -> Image:
+    """Two frames side by side; above them, in `header` pixels, the task's name and the lines of `label`."""
     from PIL import Image, ImageDraw
 
     first, last, caption = _frames(task, observation, rendering)
     size = first.shape[0]
-    width = 2 * size + 2
-    instruction = textwrap.wrap(task.instruction, width // CHARACTER_WIDTH)
-    header = (1 + len(instruction)) * LINE_HEIGHT
+    width = 2 * size + GAP
     panel = Image.new("RGB", (width, header + size), PAPER)
     draw = ImageDraw.Draw(panel)
     draw.text((0, 0), task.name, fill=INK)
     draw.text((width, 0), caption, fill=FAINT, anchor="ra")
-    for line, text in enumerate(instruction, start=1):
+    for line, text in enumerate(label, start=1):
         draw.text((0, line * LINE_HEIGHT), text, fill=FAINT)
     panel.paste(Image.fromarray(first), (0, header))
     if last is None:
-        draw.rectangle((size + 2, header, width - 1, header + size - 1), fill=EMPTY)
+        draw.rectangle((size + GAP, header, width - 1, header + size - 1), fill=EMPTY)
     else:
-        panel.paste(Image.fromarray(last), (size + 2, header))
+        panel.paste(Image.fromarray(last), (size + GAP, header))
     return panel
 
 

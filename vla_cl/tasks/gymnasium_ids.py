@@ -8,6 +8,9 @@ rejected, and a colon would name a module to import. So suite and task are joine
 Nothing is simulated or drawn by that: a registration is a name and a function to call. After registering a suite
 yourself, call `register_gymnasium_ids()` again.
 
+`gymnasium.make_vec(..., vectorization_mode="async")` forks its workers on Linux. A process that has drawn images before
+cannot be forked, as its OpenGL threads do not follow; pass `vector_kwargs={"context": "spawn"}` there.
+
 No id sets `max_episode_steps`, because the environment truncates itself at the task's horizon.
 """
 
