@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -135,12 +135,14 @@ success_matrices = st.integers(1, 8).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(success_matrices)
 def test_metrics_agree_with_the_formulas_read_literally(matrix: np.ndarray) -> None:
     for name, value in literal_metrics(matrix).items():
         assert getattr(metrics, name)(matrix) == pytest.approx(value, abs=1e-12), name
 
 
+@settings(deadline=None)
 @given(success_matrices)
 def test_metrics_stay_in_their_ranges(matrix: np.ndarray) -> None:
     for name in ("final_average", "learning_accuracy", "mean_average_accuracy", "libero_area_under_curve"):
