@@ -125,7 +125,7 @@ def checksum(path: Path) -> str:
 
 
 def journal(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / ".d.hdf5.collecting").glob("*.npz"))
+    return sorted(tmp_path.glob(".d.hdf5.*.collecting/*.npz"))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -296,13 +296,15 @@ def test_two_processes_that_ask_for_one_file_collect_once(
 
 def test_attempts_for_other_options_are_not_reused(tmp_path: Path) -> None:
     path = tmp_path / "d.hdf5"
-    stale = tmp_path / ".d.hdf5.collecting"
+    stale = tmp_path / ".d.hdf5.0badcafe.collecting"
     stale.mkdir()
-    (stale / "request.json").write_text('{"collection": {"seed": 99}}')
     (stale / "000000.failed").touch()
+    (tmp_path / ".d.hdf5.123.partial").touch()
+    (tmp_path / ".other.hdf5.123.partial").touch()  # somebody else is writing it right now
     collect_demonstrations(find_task(TASK), path, CollectionOptions(1), BLIND, processes=1)
     with DemonstrationFile(path) as file:
         assert file.episode(0).attempt == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".other.hdf5.123.partial", "d.hdf5"]
 
 
 def test_an_expert_that_fails_is_given_up_with_its_success_rate(tmp_path: Path, plugin: str) -> None:

@@ -23,7 +23,6 @@ from vla_cl.data.schema import (
 )
 from vla_cl.envs import BACKENDS, ObservationOptions, RenderingOptions
 from vla_cl.errors import SimulationError
-from vla_cl.files import remove_partial_files
 from vla_cl.progress import progress_bar
 from vla_cl.registry import load_plugins
 from vla_cl.tasks import SUITES, Task, get_suite, gymnasium_id, make_expert
@@ -105,10 +104,9 @@ def collect_unlocked(
     load_plugins(plugins)
     make_expert(task)  # says at once when there is none
     request = demonstrations_request(task, options, observation, rendering)
-    recipe = CollectionRecipe(task, task.environment_spec(observation, rendering, plugins), options, path)
-    remove_partial_files(path.parent)
-    journal = Journal(path)
-    outcomes = journal.begin(request)
+    journal = Journal(path, request)
+    outcomes = journal.begin()
+    recipe = CollectionRecipe(task, task.environment_spec(observation, rendering, plugins), options, journal)
     if outcomes:
         logger.info("%s: %d attempts were made before, going on", task.name, len(outcomes))
     with (

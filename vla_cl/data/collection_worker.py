@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from vla_cl.data.attempts import CollectionOptions, attempt_episode
 from vla_cl.data.journal import Journal
@@ -20,13 +19,13 @@ class CollectionRecipe:
         task: The task to demonstrate.
         spec: Its environment, with what it shows.
         options: How to collect.
-        path: The demonstration file that is to be.
+        journal: Where outcomes are kept.
     """
 
     task: Task
     spec: EnvironmentSpec
     options: CollectionOptions
-    path: Path
+    journal: Journal
 
 
 class CollectionWorker:
@@ -42,7 +41,7 @@ class CollectionWorker:
         if self._env is None or self._expert is None:
             self._env, self._expert = make_environment(recipe.spec), make_expert(recipe.task)
         episode = attempt_episode(self._env, self._expert, recipe.task, recipe.options, attempt)
-        Journal(recipe.path).add(attempt, episode)
+        recipe.journal.add(attempt, episode)
         return episode is not None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import shutil
 import zipfile
@@ -11,37 +13,42 @@ from typing import Any
 
 import numpy as np
 
-from vla_cl.data.schema import Episode
+from vla_cl.data.schema import Episode, canonical_json
 from vla_cl.errors import DataFileError
-from vla_cl.files import atomic_path, remove_partial_files, write_json, write_text
+from vla_cl.files import atomic_path, remove_partial_files, write_text
 
-_REQUEST = "request.json"
 _VECTORS = ("actions", "executed_actions", "states", "rewards")
 _OBSERVATION_PREFIX = "obs/"
+_HASH_DIGITS = 8
 
 
 class Journal:
     """One file an attempt, in a hidden folder beside the demonstration file.
 
+    The folder is named after what was asked for, so that a worker that outlives its killed parent by a moment can never
+    write into the journal of another request.
+
     Args:
         path: The demonstration file that is to be.
+        request: Everything that decides its content (JSON).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         self.path = path
-        self.folder = path.with_name(f".{path.name}.collecting")
+        digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()[:_HASH_DIGITS]
+        self.folder = path.with_name(f".{path.name}.{digest}.collecting")
 
-    def begin(self, request: Mapping[str, Any]) -> dict[int, bool]:
-        """Make the folder ready for `request` (JSON); attempts that were made for another request are removed.
+    def begin(self) -> dict[int, bool]:
+        """Clear away what other requests for the same file and killed processes left.
 
         Returns:
             Whether it succeeded, for each attempt that is done.
         """
-        description = self.folder / _REQUEST
-        if self.folder.exists() and not _holds(description, request):
-            self.remove()
-        if not self.folder.exists():
-            write_json(description, dict(request))
+        for other in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.collecting"):
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+        for partial in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
+            partial.unlink(missing_ok=True)
         remove_partial_files(self.folder)
         done = {int(path.stem): True for path in self.folder.glob("*.npz")}
         return done | {int(path.stem): False for path in self.folder.glob("*.failed")}
@@ -79,10 +86,3 @@ class Journal:
     def remove(self) -> None:
         """Remove the folder: its attempts are in the demonstration file, or of no use any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _holds(path: Path, value: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8")) == value)
-    except (OSError, ValueError):
-        return False
