@@ -5,7 +5,7 @@
 
 # One thread a process: the processes share the cores, and results do not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
-PYTEST_OPTIONS ?=
+PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22

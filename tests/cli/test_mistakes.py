@@ -115,7 +115,10 @@ def test_an_interrupt_says_how_to_go_on(executable, tmp_path):
         text=True,
         start_new_session=True,
     )
-    time.sleep(6)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "demonstrations").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does: the whole group gets it
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
