@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,11 @@ class FeatureModulation(nn.Module):
         return modulated
 
 
+INITIAL_SHARPNESS = 3.0
+"""Standard deviation of a keypoint's initial logits. Around 0 every keypoint starts at the image's centre, wherever
+things are, and hundreds of steps pass before one moves."""
+
+
 class SpatialSoftmax(nn.Module):
     """Where things are: each of K maps is a distribution over the image, of which the mean position is returned.
 
@@ -45,14 +51,16 @@ class SpatialSoftmax(nn.Module):
 
     def __init__(self, channels: int, keypoints: int, height: int, width: int) -> None:
         super().__init__()
-        self.maps = nn.Linear(channels, keypoints)
+        self.norm = nn.LayerNorm(channels)
+        self.maps = nn.Linear(channels, keypoints, bias=False)
+        nn.init.normal_(self.maps.weight, std=INITIAL_SHARPNESS / math.sqrt(channels))
         rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
         self.register_buffer("grid", grid, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Mean rows and columns (B, 2K) in [-1, 1] of features (B, C, H, W)."""
-        logits = self.maps(features.permute(0, 2, 3, 1).flatten(1, 2)).float()  # (B, H * W, K)
+        logits = self.maps(self.norm(features.permute(0, 2, 3, 1).flatten(1, 2))).float()  # (B, H * W, K)
         attention = logits.softmax(dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return torch.einsum("bpk,px->bkx", attention, self.grid).flatten(1)

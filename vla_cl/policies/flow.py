@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import HEADS, ActionHead
 from vla_cl.policies.networks import NETWORKS
 from vla_cl.policies.options import check_at_least, check_choice
@@ -22,6 +24,7 @@ class FlowOptions:
         layers: Residual blocks, or transformer layers.
         heads: Of the transformer's attention.
         steps: Euler steps of the sampler.
+        spread: About the standard deviation of normalised actions; preconditions the network.
         noise_samples: Draws of (time, noise) for each context in a loss; the backbone runs once for all of them.
     """
 
@@ -30,12 +33,15 @@ class FlowOptions:
     layers: int = 3
     heads: int = 4
     steps: int = 10
+    spread: float = 0.5
     noise_samples: int = 4
 
     def __post_init__(self) -> None:
         kind = "head 'flow'"
         check_choice(kind, "network", self.network, tuple(NETWORKS))
         check_at_least(kind, self, {"width": 2, "layers": 1, "heads": 1, "steps": 1, "noise_samples": 1})
+        if not self.spread > 0:
+            raise ConfigurationError(f"option spread of {kind} must be positive, got {self.spread}")
 
 
 @HEADS.decorator("flow")
@@ -52,7 +58,7 @@ class FlowHead(ActionHead):
     def __init__(self, options: FlowOptions, context_dim: int, chunk: int, action_dim: int) -> None:
         super().__init__()
         self.chunk, self.action_dim = chunk, action_dim
-        self.steps, self.draws = options.steps, options.noise_samples
+        self.steps, self.draws, self.spread = options.steps, options.noise_samples, options.spread
         self.network = NETWORKS[options.network](
             context_dim,
             chunk,
@@ -81,10 +87,11 @@ class FlowHead(ActionHead):
         times, normal = self._unpack(noise)
         t = times[:, :, None, None]
         noisy = t * normal + (1 - t) * actions[:, None]
-        return self._stack(self.network(self.network.prepare(context), noisy, times).float())
+        return self._stack(self.velocity(self.network.prepare(context), noisy, times))
 
     def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the velocity (B,) over draws, dimensions and actions that are not padding."""
+        actions = repeat_last(actions, padding)
         errors = (self.predict(context, actions, noise) - self.target(actions, noise)).square().mean(dim=-1)
         return masked_mean(errors, padding)
 
@@ -94,8 +101,22 @@ class FlowHead(ActionHead):
         actions = initial_noise[:, None]
         for step in range(self.steps):
             times = torch.full((len(actions), 1), 1 - step / self.steps, device=actions.device)
-            actions = actions - self.network(prepared, actions, times).float() / self.steps
+            actions = actions - self.velocity(prepared, actions, times) / self.steps
         return actions[:, 0]
+
+    def velocity(self, prepared: Any, noisy: Tensor, times: Tensor) -> Tensor:
+        """The velocity (B, draws, chunk, A), float32, at `noisy` of that shape and times (B, draws).
+
+        The network is preconditioned as in EDM (Karras et al., arXiv 2206.00364, section 5): it adds what the context
+        tells to the velocity that is best for actions of which only the spread s is known. With
+        D = t^2 + (1 - t)^2 s^2, the variance of x_t, that velocity is x_t (t - (1 - t) s^2) / D, what is left of the
+        target has variance s^2 / D, and at t = 1 it is the action alone, so that the context is learned at once.
+        """
+        t, variance = times[:, :, None, None], self.spread**2
+        total = t**2 + (1 - t) ** 2 * variance
+        told = self.network(prepared, noisy * total.rsqrt(), times).float()
+        velocity: Tensor = noisy * (t - (1 - t) * variance) / total + told * self.spread * total.rsqrt()
+        return velocity
 
     def _unpack(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Times (B, draws) and noise (B, draws, chunk, A)."""
@@ -106,6 +127,15 @@ class FlowHead(ActionHead):
     def _stack(draws: Tensor) -> Tensor:
         """(B, draws, chunk, A) to (B, chunk, draws * A)."""
         return draws.transpose(1, 2).flatten(2)
+
+
+def repeat_last(actions: Tensor, padding: Tensor) -> Tensor:
+    """Fill the padding of actions (B, chunk, A) with the last action before it: the network sees all of a noisy chunk,
+    and what it sees past an episode's end should not depend on who wrote the file.
+    """
+    steps = torch.arange(padding.shape[1], device=padding.device).expand_as(padding)
+    last = torch.where(padding, 0, steps).cummax(dim=1).values
+    return actions.gather(1, last[:, :, None].expand_as(actions))
 
 
 def masked_mean(errors: Tensor, padding: Tensor) -> Tensor:

