@@ -266,8 +266,8 @@ def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> M
     """Build the environment that `spec` describes.
 
     Raises:
-        UnknownNameError: No such backend.
-        RenderingError: Images were asked for and nothing here can draw them.
+        UnknownNameError: No such backend, or it knows no such task or camera.
+        RenderingError: At the first observation, if images were asked for and nothing here can draw them.
     """
     load_plugins(spec.plugins)
     return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)

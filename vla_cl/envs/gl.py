@@ -6,6 +6,7 @@ A process draws through one context, made when it draws first. A forked child ma
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import importlib
 import os
@@ -18,9 +19,11 @@ from vla_cl.envs.mujoco_import import INSTALL, import_mujoco
 from vla_cl.errors import ConfigurationError, RenderingError
 
 BACKENDS = ("egl", "osmesa")
-"""In the order in which "auto" tries them."""
+"""In the order in which "auto" prefers them."""
 
 _PLATFORM = "PYOPENGL_PLATFORM"
+_CHOICE = "MUJOCO_GL"
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 _PROBE_SECONDS = 60
 
 
@@ -28,7 +31,7 @@ def ensure_current(backend: str = "auto") -> str:
     """Make this process's GL context the current one, creating it first if need be.
 
     Args:
-        backend: "egl", "osmesa", or "auto": what `MUJOCO_GL` names if it is one of these, else the first that works.
+        backend: "egl", "osmesa", or "auto": what `MUJOCO_GL` names if it is one of these, else what this machine has.
 
     Returns:
         The backend in use.
@@ -41,7 +44,7 @@ def ensure_current(backend: str = "auto") -> str:
     if backend not in ("auto", *BACKENDS):
         raise ConfigurationError(f"rendering backend {backend!r} is unknown; use auto, egl or osmesa")
     if _context is None:
-        _context = _create(_candidates(backend))
+        _context = _create(_choose() if backend == "auto" else backend)
     if backend not in ("auto", _context.backend):
         raise RenderingError(
             f"this process already draws with {_context.backend} and cannot also draw with {backend}; use one of them"
@@ -65,7 +68,9 @@ class _Context:
     """One of MuJoCo's GL contexts, freed once and at the right time."""
 
     def __init__(self, backend: str) -> None:
-        os.environ[_PLATFORM] = backend
+        # Mesa draws in the calling thread: scenes this small gain nothing from its threads, and a forked child, which
+        # does not inherit them, would wait for them for ever.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         self.backend = backend
         self._current_address: Callable[[], Any]
         module: Any = importlib.import_module(f"mujoco.{backend}")
@@ -94,47 +99,48 @@ _releases: list[Callable[[], None]] = []
 _left_to_the_parent: list[_Context | None] = []
 
 
-def _candidates(backend: str) -> tuple[str, ...]:
-    if backend != "auto":
-        return (backend,)
-    wanted = os.environ.get("MUJOCO_GL", "").lower()
-    return (wanted,) if wanted in BACKENDS else BACKENDS
+def _choose() -> str:
+    """What `MUJOCO_GL` names; else whichever library is there; of both, EGL if it works.
+
+    It has to be settled without trying here: MuJoCo finds GL functions through whichever library is loaded, so a
+    process that has loaded a useless libEGL cannot draw with OSMesa any more.
+    """
+    wanted = os.environ.get(_CHOICE, "").lower()
+    if wanted in BACKENDS:
+        return wanted
+    present = [backend for backend in BACKENDS if _is_present(_LIBRARIES[backend])]
+    if present == ["osmesa"] or (len(present) == len(BACKENDS) and not _works_in_child("egl")):
+        return "osmesa"
+    return "egl"
 
 
-def _create(candidates: tuple[str, ...]) -> _Context:
+def _is_present(library: str) -> bool:
+    try:
+        ctypes.CDLL(library, mode=ctypes.RTLD_LOCAL)
+    except OSError:
+        return False
+    return True
+
+
+def _create(backend: str) -> _Context:
     import_mujoco()
-    platform = os.environ.get(_PLATFORM)
-    reasons = []
-    for backend in candidates:
-        if not _may_use_platform(backend):
-            reasons.append(f"{backend}: PyOpenGL already uses {os.environ[_PLATFORM]}")
-            continue
-        try:
-            context = _Context(backend)
-        except Exception as error:  # noqa: BLE001 - GL libraries fail with anything from AttributeError to GLError
-            reasons.append(f"{backend}: {error}")
-            _forget_opengl(platform)
-        else:
-            atexit.register(_release)
-            return context
-    remedies = " or ".join(f"`{INSTALL[backend]}`" for backend in candidates)
-    raise RenderingError(f"cannot draw images here ({'; '.join(reasons)}); run {remedies}")
-
-
-def _may_use_platform(backend: str) -> bool:
-    """PyOpenGL binds to one platform when it is first imported."""
-    return "OpenGL" not in sys.modules or os.environ.get(_PLATFORM, backend) == backend
-
-
-def _forget_opengl(platform: str | None) -> None:
-    """Undo a failed import, so that PyOpenGL can be imported again for another platform."""
-    for name in list(sys.modules):
-        if name == "OpenGL" or name.startswith(("OpenGL.", "mujoco.egl", "mujoco.osmesa")):
-            del sys.modules[name]
-    if platform is None:
-        os.environ.pop(_PLATFORM, None)
-    else:
-        os.environ[_PLATFORM] = platform
+    environment = {name: os.environ.get(name) for name in (_PLATFORM, _CHOICE)}
+    bound_to = environment[_PLATFORM]
+    if "OpenGL" in sys.modules and bound_to not in (None, backend):
+        raise RenderingError(f"cannot draw with {backend}: PyOpenGL is bound to {_PLATFORM}={bound_to}; use that")
+    os.environ.update({_PLATFORM: backend, _CHOICE: backend})  # for PyOpenGL here, and for child processes
+    try:
+        context = _Context(backend)
+    except Exception as error:  # GL libraries fail with anything from AttributeError to GLError
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        remedies = " or ".join(f"`{command}`" for command in INSTALL.values())
+        raise RenderingError(f"cannot draw images with {backend}: {error}; run {remedies}") from error
+    atexit.register(_release)
+    return context
 
 
 def _release() -> None:
@@ -152,6 +158,8 @@ def _release() -> None:
 def _forget_parents_context() -> None:
     """In a forked child: the parent's context is neither ours to use nor ours to free."""
     global _context
+    if _context is not None and _context.backend == "egl":
+        atexit.unregister(sys.modules["mujoco.egl"].EGL.eglTerminate)  # waits for threads that only the parent has
     _left_to_the_parent.append(_context)
     _context = None
 
@@ -161,7 +169,7 @@ os.register_at_fork(after_in_child=_forget_parents_context)
 
 def _works_in_child(backend: str) -> bool:
     code = f"from vla_cl.envs.gl import ensure_current; ensure_current({backend!r})"
-    environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", _PLATFORM)}
+    environment = {name: value for name, value in os.environ.items() if name not in (_CHOICE, _PLATFORM)}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         child = subprocess.run(

@@ -54,7 +54,7 @@ class MetaWorldEnv(ManipulationEnv):
 
     Raises:
         UnknownNameError: No such task or camera.
-        RenderingError: Images were asked for and nothing here can draw them.
+        RenderingError: At the first observation, if images were asked for and nothing here can draw them.
 
     Attributes:
         meta_world: The wrapped `metaworld.SawyerXYZEnv`, for scripted policies that need it.

@@ -89,6 +89,7 @@ class _Stage:
     """What is uploaded for a scene, and the buffers that drawing it needs. The GL context must be current."""
 
     def __init__(self, model: Any, options: RenderingOptions) -> None:
+        self.closed = True
         self._mujoco = mujoco = import_mujoco()
         uploaded = copy.copy(model)
         uploaded.vis.quality.offsamples = options.multisampling
