@@ -3,8 +3,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint format docs benchmark wheel clean
 
-# One thread a process: the processes share the cores, and results do not depend on how many there are.
-export OMP_NUM_THREADS ?= 1
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 help: ## List the targets
@@ -29,6 +27,8 @@ format: setup ## Rewrite the code in the project's style
 docs: setup ## Build the site into site/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
+# One thread a process: the test processes share the cores.
+test: export OMP_NUM_THREADS ?= 1
 test: lint docs ## Everything that must hold: lint, docs, tests
 	.venv/bin/python -m pytest $(PYTEST_OPTIONS)
 

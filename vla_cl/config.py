@@ -139,13 +139,16 @@ def compose(overrides: Sequence[str], preset: str | None = None) -> list[Experim
     load_plugins([plugin for override in parsed if override.key_or_group == "plugins" for plugin in _plugins(override)])
     _store_schema()
     _check_names(parsed)
-    choices = [
-        [f"{override.input_line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in parsed
-    ]
+    choices = [_choices(override) for override in parsed]
     return [_compose_one([_opened(text) for text in combination]) for combination in itertools.product(*choices)]
+
+
+def _choices(override: Override) -> list[str]:
+    """The overrides that one override sweeps over, itself when it names a single value."""
+    line = override.input_line or ""
+    if not override.is_sweep_override():
+        return [line]
+    return [f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()]
 
 
 def preset_names() -> list[str]:
@@ -291,5 +294,7 @@ def _one_line(error: Exception) -> str:
     """The telling part of Hydra's and OmegaConf's messages, in one line."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https", "Set the env"))]
+    kept = [
+        line for line in lines if not line.startswith(("reference_type", "object_type", "See https", "Set the env"))
+    ]
     return " ".join(kept) or type(error).__name__

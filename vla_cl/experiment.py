@@ -15,9 +15,9 @@ from typing import Any
 from vla_cl.config import ExperimentConfig, to_dict
 from vla_cl.data import DemonstrationFile, Statistics, WindowDataset, compute_statistics, demonstrations_for
 from vla_cl.envs import EnvironmentPool
+from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
-from vla_cl.errors import ConfigurationError
 from vla_cl.files import write_json
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.progress import Counter, progress_bar

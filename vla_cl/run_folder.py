@@ -85,7 +85,7 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
-        stored = _flatten({key: value for key, value in json.loads(path.read_text()).items()})
+        stored = _flatten(json.loads(path.read_text()))
         wanted = _flatten(to_dict(config))
         places = {"output", "data", "name", "collection.processes", "evaluation.processes"}
         for key in sorted((stored.keys() | wanted.keys()) - places):
@@ -195,7 +195,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _environment(date: str) -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

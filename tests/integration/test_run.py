@@ -25,9 +25,7 @@ def weights(folder: Path, stage: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "replay", "ewc", "joint", "single_task"])
-def test_every_strategy_runs_to_its_report(
-    strategy: str, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
+def test_every_strategy_runs_to_its_report(strategy: str, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
     folder = run(vla_cl, tmp_path / "runs", demonstrations, "length=2", f"strategy={strategy}")
     metrics = json.loads((folder / "metrics.json").read_text())
     for name in ("learning_accuracy", "final_average", "forgetting", "backward_transfer"):

@@ -73,7 +73,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: WindowD
 def test_training_reduces_the_loss_on_the_demonstrations(data: WindowDataset) -> None:
     rows: list[TrainingRow] = []
     options = replace(OPTIONS, steps=300, learning_rate=3e-3)
-    fit(make_policy("regression"), data, build_strategy("sequential", {}, 0), options, seed=0, stage=0, on_row=rows.append)
+    fit(
+        make_policy("regression"),
+        data,
+        build_strategy("sequential", {}, 0),
+        options,
+        seed=0,
+        stage=0,
+        on_row=rows.append,
+    )
     assert [row.step for row in rows] == list(range(10, 301, 10))
     assert rows[-1].imitation_loss < 0.5 * rows[0].imitation_loss
 

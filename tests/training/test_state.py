@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from vla_cl.errors import CheckpointError
 from vla_cl.training import atomic_folder, load_tree, remove_partial_folders, save_tree
 
-_scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text())
+_scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text()
+)
 _tensors = st.lists(st.floats(width=32, allow_nan=False), max_size=5).map(lambda values: torch.tensor(values))
 _trees = st.dictionaries(
     st.text(min_size=1, max_size=5).filter(lambda key: "/" not in key and not key.startswith("__")),
@@ -59,7 +61,7 @@ def test_a_truncated_file_is_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="lacks state.json"):
+    with pytest.raises(CheckpointError, match=r"lacks state\.json"):
         load_tree(tmp_path, "state")
 
 

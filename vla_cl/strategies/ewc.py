@@ -88,7 +88,8 @@ class EWC(Strategy):
             (self.fisher[name] * (parameter - self.anchor[name]) ** 2).sum()
             for name, parameter in self.parameters.items()
         ]
-        return self.options.strength * torch.stack(penalties).sum()
+        penalty: Tensor = self.options.strength * torch.stack(penalties).sum()
+        return penalty
 
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         self._bind(policy)

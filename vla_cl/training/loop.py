@@ -131,9 +131,9 @@ def fit(
                 )
             if on_row:
                 on_row(row)
-        if checkpoints and options.checkpoint_every and finished % options.checkpoint_every == 0:
-            if finished < options.steps:
-                checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
+        due = options.checkpoint_every and finished % options.checkpoint_every == 0 and finished < options.steps
+        if checkpoints and due:
+            checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
         if on_step:
             on_step(finished)
 

@@ -54,7 +54,9 @@ class TrainingOptions:
         if not 0.0 <= self.ema < 1.0:
             raise ConfigurationError(f"training.ema must be in [0, 1), got {self.ema}")
         if self.instructions not in ("canonical", "paraphrased"):
-            raise ConfigurationError(f"training.instructions must be canonical or paraphrased, got {self.instructions!r}")
+            raise ConfigurationError(
+                f"training.instructions must be canonical or paraphrased, got {self.instructions!r}"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigurationError(f"training.precision must be float32 or bfloat16, got {self.precision!r}")
 

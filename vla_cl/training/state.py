@@ -58,7 +58,9 @@ def load_tree(folder: Path, name: str) -> dict[str, Any]:
         encoded = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / f"{name}.safetensors")
     except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {folder} lacks {Path(error.filename or name).name}; it is not complete") from error
+        raise CheckpointError(
+            f"checkpoint {folder} lacks {Path(error.filename or name).name}; it is not complete"
+        ) from error
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged ({error}); delete the folder and run again") from error
 
