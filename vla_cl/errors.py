@@ -25,6 +25,9 @@ def _rebuild(error_class: type[VlaClError], arguments: tuple[Any, ...], attribut
     return error
 
 
+_FEW = 10
+
+
 class UnknownNameError(VlaClError):
     """A suite, task, policy, strategy, backend, order or key that nobody registered."""
 
@@ -34,7 +37,7 @@ class UnknownNameError(VlaClError):
         hint = f"; did you mean {matches[0]!r}?" if matches else ""
         if listing:
             hint += f" ({listing} lists all)"
-        elif not matches:
+        elif not matches or len(known) <= _FEW:
             hint += f"; known: {', '.join(known) or 'none'}"
         super().__init__(f"{kind} {name!r} is not registered{hint}")
         self.kind, self.name, self.suggestion = kind, name, matches[0] if matches else None

@@ -80,7 +80,7 @@ class _Context:
         self._context.make_current()
         if backend == "egl":
             get_current = module.EGL.eglGetCurrentContext
-            self._current_address = lambda: getattr(get_current(), "address", None)
+            self._current_address = lambda: current.address if (current := get_current()) else None
         else:
             self._current_address = module.osmesa.OSMesaGetCurrentContext
         self._address = self._current_address()
