@@ -94,6 +94,8 @@ class _Stage:
         uploaded = copy.copy(model)
         uploaded.vis.quality.offsamples = options.multisampling
         uploaded.vis.global_.offwidth = uploaded.vis.global_.offheight = 1
+        if not options.shadows:
+            uploaded.vis.quality.shadowsize = 0  # 64 MB for a map that nothing would be drawn into
         drop_small_details(uploaded, options.mesh_detail)
         try:
             self._context = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_100)
