@@ -12,22 +12,23 @@ from torch import Tensor, nn
 from vla_cl.policies.layers import token, zeroed
 
 
-def as_floats(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last in memory."""
-    return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+class PatchStem(nn.Conv2d):
+    """Raw images (B, H, W, 3) uint8 to a map (B, channels, H / patch, W / patch), one patch a place.
 
+    The scaling of bytes to [-1, 1] is folded into the weights, which saves two passes over the images.
+    """
 
-class FeatureModulation(nn.Module):
-    """FiLM (Perez et al., arXiv 1709.07871): the condition scales and shifts each channel. Starts as the identity."""
+    bias: Tensor
 
-    def __init__(self, condition_dim: int, channels: int) -> None:
-        super().__init__()
-        self.project = zeroed(nn.Linear(condition_dim, 2 * channels))
+    def __init__(self, channels: int, patch: int) -> None:
+        super().__init__(3, channels, kernel_size=patch, stride=patch)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.project(condition)[:, :, None, None].chunk(2, dim=1)
-        modulated: Tensor = features * (1 + scale) + shift
-        return modulated
+    def forward(self, images: Tensor) -> Tensor:
+        kind = images.device.type
+        # every byte is exact in bfloat16
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
+        pixels = images.permute(0, 3, 1, 2).to(dtype)  # channels last in memory, as they come
+        return F.conv2d(pixels, self.weight / 127.5, self.bias - self.weight.sum(dim=(1, 2, 3)), self.stride)
 
 
 INITIAL_SHARPNESS = 3.0
@@ -35,39 +36,43 @@ INITIAL_SHARPNESS = 3.0
 things are, and hundreds of steps pass before one moves."""
 
 
-class SpatialSoftmax(nn.Module):
-    """Where things are: each of K maps is a distribution over the image, of which the mean position is returned.
+class InstructedKeypoints(nn.Module):
+    """Where things are that the instruction makes interesting.
 
-    Levine et al., "End-to-end training of deep visuomotor policies", arXiv 1504.00702.
+    Each of K queries, shifted by the condition, attends over the places of a feature map, and the mean position of its
+    attention is returned: the spatial softmax of Levine et al. (arXiv 1504.00702), with what it looks for depending on
+    what is asked.
 
     Args:
-        channels: Of the feature map.
+        channels: C, of the feature map.
         keypoints: K.
-        height: Of the feature map.
-        width: Of the feature map.
+        size: Height and width of the feature map.
+        condition_dim: Width of the condition.
     """
 
     grid: Tensor
 
-    def __init__(self, channels: int, keypoints: int, height: int, width: int) -> None:
+    def __init__(self, channels: int, keypoints: int, size: int, condition_dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.maps = nn.Linear(channels, keypoints, bias=False)
-        nn.init.normal_(self.maps.weight, std=INITIAL_SHARPNESS / math.sqrt(channels))
-        rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+        self.queries = nn.Parameter(torch.randn(keypoints, channels) * INITIAL_SHARPNESS / math.sqrt(channels))
+        self.shift = zeroed(nn.Linear(condition_dim, keypoints * channels))
+        steps = torch.linspace(-1, 1, size)
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).flatten(0, 1)
         self.register_buffer("grid", grid, persistent=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Mean rows and columns (B, 2K) in [-1, 1] of features (B, C, H, W)."""
-        logits = self.maps(self.norm(features.permute(0, 2, 3, 1).flatten(1, 2))).float()  # (B, H * W, K)
-        attention = logits.softmax(dim=1)
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Mean rows and columns (B, 2K) in [-1, 1] of features (B, C, H, W), given conditions (B, condition_dim)."""
+        places = features.permute(0, 2, 3, 1).flatten(1, 2)
+        queries = self.queries + self.shift(condition).view(-1, *self.queries.shape)
         with torch.autocast(features.device.type, enabled=False):
-            return torch.einsum("bpk,px->bkx", attention, self.grid).flatten(1)
+            places = F.layer_norm(places, (places.shape[-1],))
+            logits = queries.to(places.dtype) @ places.transpose(1, 2)  # (B, K, H * W)
+            positions: Tensor = logits.float().softmax(dim=-1) @ self.grid
+        return positions.flatten(1)
 
 
 class CameraStream(nn.Module):
-    """One camera's convolutions: a stem of stride 4, residual 3x3 blocks with FiLM, keypoints.
+    """One camera's convolutions: a stem of stride 4, residual 3x3 blocks, keypoints.
 
     Args:
         channels: Width of the feature map.
@@ -80,24 +85,24 @@ class CameraStream(nn.Module):
     def __init__(self, channels: int, blocks: int, keypoints: int, image_size: int, condition_dim: int) -> None:
         super().__init__()
         size = image_size // 4
-        self.stem = nn.Conv2d(3, channels, kernel_size=4, stride=4)
+        self.stem = PatchStem(channels, patch=4)
         self.position = nn.Parameter(torch.randn(1, channels, size, size) * 0.02)
         self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(blocks))
-        self.modulations = nn.ModuleList(FeatureModulation(condition_dim, channels) for _ in range(blocks))
-        self.keypoints = SpatialSoftmax(channels, keypoints, size, size)
+        self.keypoints = InstructedKeypoints(channels, keypoints, size, condition_dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
         """Keypoints (B, 2K) of images (B, H, W, 3) uint8."""
-        hidden = F.relu(self.stem(as_floats(images)) + self.position)
-        for convolution, modulation in zip(self.convolutions, self.modulations, strict=True):
-            hidden = hidden + F.relu(modulation(convolution(hidden), condition))
-        positions: Tensor = self.keypoints(hidden)
+        hidden = self.stem(images)
+        hidden = F.relu(hidden + self.position.to(hidden.dtype))
+        for convolution in self.convolutions:
+            hidden = hidden + F.relu(convolution(hidden))
+        positions: Tensor = self.keypoints(hidden, condition)
         return positions
 
 
 class ConvolutionalEncoder(nn.Module):
-    """One token a camera: where its learned keypoints are. Each camera has its own weights."""
+    """One token a camera: where its keypoints are. Each camera has its own weights."""
 
     def __init__(
         self,
@@ -130,14 +135,14 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, *, patch: int, cameras: int, image_size: int, width: int) -> None:
         super().__init__()
-        self.embeddings = nn.ModuleList(nn.Conv2d(3, width, patch, stride=patch) for _ in range(cameras))
+        self.embeddings = nn.ModuleList(PatchStem(width, patch) for _ in range(cameras))
         self.positions = nn.ParameterList(token((image_size // patch) ** 2, width) for _ in range(cameras))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Sequence[Tensor], condition: Tensor) -> Tensor:
         """Tokens (B, cameras * patches, width) of each camera's images (B, H, W, 3) uint8; without the condition."""
         tokens = [
-            embedding(as_floats(view)).flatten(2).transpose(1, 2) + position
+            embedding(view).flatten(2).transpose(1, 2) + position
             for view, embedding, position in zip(images, self.embeddings, self.positions, strict=True)
         ]
         return torch.cat(tokens, dim=1)
