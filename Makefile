@@ -12,7 +12,7 @@ setup: ## Install everything into .venv (returns at once when done before)
 	@scripts/setup.sh
 
 quickstart: setup ## Train two strategies on a task sequence from pixels, roll out, report (under 10 minutes)
-	@.venv/bin/vla-cl run --preset quickstart strategy=sequential,replay
+	@.venv/bin/vla-cl run --preset quickstart strategy=sequential,replay --jobs 2
 
 lint: setup ## Style, types and layers
 	.venv/bin/ruff check .

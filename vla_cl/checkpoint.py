@@ -16,7 +16,7 @@ from vla_cl.progress import Counter, progress_bar
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import Strategy, build_strategy
 from vla_cl.tasks import Task, get_suite
-from vla_cl.training import load_tree, resolve_device
+from vla_cl.training import limit_threads, load_tree, resolve_device
 
 
 def evaluate_checkpoint(
@@ -51,6 +51,7 @@ def evaluate_checkpoint(
     """
     checkpoint = _latest_checkpoint(Path(folder))
     config = _run_config(checkpoint)
+    limit_threads(config.get("threads", 1))
     load_plugins([*config.get("plugins", ()), *plugins])
     policy = Policy.from_pretrained(checkpoint).to(resolve_device(device)).eval()
     strategy = _strategy(checkpoint, config)

@@ -26,7 +26,7 @@ from vla_cl.seeding import derive_seed
 from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
 from vla_cl.tasks import Task, TaskSuite, get_suite
 from vla_cl.tensorboard import TensorBoardLog
-from vla_cl.training import TrainingRow, fit, resolve_device
+from vla_cl.training import TrainingRow, fit, limit_threads, resolve_device
 
 
 def run_experiment(config: ExperimentConfig) -> Path:
@@ -38,6 +38,7 @@ def run_experiment(config: ExperimentConfig) -> Path:
     Raises:
         VlaClError: Something in the configuration, the data or the machine stops it; what is done so far stays.
     """
+    limit_threads(config.threads)
     suite = get_suite(config.suite)
     sequence = suite.sequence(config.order, config.length)
     run = RunFolder(config.folder)

@@ -16,6 +16,9 @@ Advance = Callable[[int], None]
 
 logger = logging.getLogger(__name__)
 
+bars = True
+"""Whether bars may be drawn; a process that shares its terminal with others sets it to False."""
+
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Advance]:
@@ -31,7 +34,7 @@ def progress_bar(description: str, total: int) -> Iterator[Advance]:
         A function that takes the number of units done so far.
     """
     started = time.perf_counter()
-    if sys.stderr.isatty():
+    if bars and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -25,6 +25,7 @@ def run(
         None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
     ),
     output: Path | None = typer.Option(None, "--output", help="Folder of all runs (default: runs)."),
+    jobs: int = typer.Option(1, "--jobs", min=1, help="Runs of a sweep at the same time, one core each."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the resolved configuration and stop."),
 ) -> None:
     """Learn the tasks of a suite one after another, and measure what is forgotten.
@@ -56,15 +57,12 @@ def run(
     for config in configs:  # all of a sweep, before the first takes its minutes
         _check(config)
 
+    from vla_cl.cli.jobs import run_all
     from vla_cl.evaluation.report import write_report
-    from vla_cl.experiment import run_experiment
 
-    console = progress()
-    folders = []
-    for number, config in enumerate(configs, start=1):
-        if len(configs) > 1:
-            console.rule(f"run {number} of {len(configs)}: {config.folder.name}", align="left")
-        folders.append(run_experiment(config))
+    for config in configs:
+        progress().print(f"run {config.folder}", soft_wrap=True, markup=False)
+    folders = run_all(configs, jobs)
     report = folders[0] / "report.html"
     if len(folders) > 1:
         report = write_report(folders, Path(configs[0].output) / "report.html")

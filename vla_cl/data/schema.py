@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -141,12 +141,7 @@ def observation_fields(options: ObservationOptions, cameras: tuple[str, ...]) ->
 
 def rendering_fields(options: RenderingOptions) -> dict[str, Any]:
     """The fields of `options` for JSON."""
-    return {
-        "backend": options.backend,
-        "reflections": options.reflections,
-        "shadows": options.shadows,
-        "multisampling": options.multisampling,
-    }
+    return asdict(options)
 
 
 def installed_versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vla_cl.training.average import ExponentialMovingAverage
 from vla_cl.training.checkpoint import IntervalCheckpoints
 from vla_cl.training.loop import TrainingRow, fit
-from vla_cl.training.options import TrainingOptions, learning_rate_at, resolve_device
+from vla_cl.training.options import TrainingOptions, learning_rate_at, limit_threads, resolve_device
 from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "atomic_folder",
     "fit",
     "learning_rate_at",
+    "limit_threads",
     "load_tree",
     "remove_partial_folders",
     "resolve_device",

@@ -70,6 +70,17 @@ def learning_rate_at(step: int, options: TrainingOptions) -> float:
     return options.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def limit_threads(threads: int) -> None:
+    """Let torch use this many threads in this process.
+
+    Raises:
+        ConfigurationError: It is not at least 1.
+    """
+    if threads < 1:
+        raise ConfigurationError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
 def resolve_device(device: str) -> torch.device:
     """The device that a name means; "auto" is the first GPU when there is one, else the CPU.
 
