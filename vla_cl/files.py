@@ -32,7 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise VlaClError(f"no space left on the disk of {path.parent}; free some and run the same command again") from error
+            raise VlaClError(
+                f"no space left on the disk of {path.parent}; free some and run the same command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EISDIR):
             raise VlaClError(f"cannot write {path}: {error.strerror}; choose another folder") from error
         raise

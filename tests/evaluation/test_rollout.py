@@ -280,7 +280,7 @@ def test_films_show_the_first_episodes_in_real_time(pool: EnvironmentPool, windo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["window-close-episode-1.mp4", "window-close.mp4"]
     frames = iio.imread(tmp_path / "window-close.mp4", plugin="FFMPEG")
     meta = iio.immeta(tmp_path / "window-close.mp4", plugin="FFMPEG")
-    assert frames.shape[1:] == (64, 64, 3)
+    assert frames.shape[1:] == (192, 192, 3)
     assert (meta["codec"], meta["pix_fmt"].split("(")[0]) == ("h264", "yuv420p")
     assert len(frames) / meta["fps"] == pytest.approx(rows[0].steps / 80, abs=0.1)
     assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1  # the arm moved

@@ -22,6 +22,9 @@ from vla_cl.envs.process import serve
 MAX_ENVIRONMENTS = 32
 """Environments that a worker keeps for later episodes; the one that was idle longest goes first."""
 
+FILM_SIZE = 192
+"""Height and width in pixels of recorded frames, unless the policy looks at larger ones: people look at films."""
+
 
 @dataclass(frozen=True)
 class EpisodeStart:
@@ -96,7 +99,8 @@ class Episode:
     def _record(self) -> None:
         env = self.env
         camera = (env.cameras or env.default_cameras)[0]
-        self.frames.append(env.render_camera(camera, env.image_size, env.image_size))
+        size = max(FILM_SIZE, env.image_size)
+        self.frames.append(env.render_camera(camera, size, size))
 
 
 class Worker:
