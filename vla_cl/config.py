@@ -55,8 +55,8 @@ class ExperimentConfig:
         training: How a task is fitted.
         evaluation: How rollouts are made.
         rendering: How images are drawn.
-        threads: Of torch on a CPU. Sums depend on it, so it is part of what decides the numbers; with 1 they are the same on
-            every number of cores. More pays for large policies on idle machines only.
+        threads: Of torch on a CPU. Sums depend on it, so it is part of what decides the numbers; with 1 they are the
+            same on every number of cores. More pays for large policies on idle machines only.
         device: "auto", "cpu", "cuda" or "cuda:N".
         output: Folder of all runs; a run's own folder in it is named after what it is.
         data: Folder of demonstrations, shared by runs.
