@@ -17,6 +17,7 @@ import pytest
 
 from tests.envs.scenes import expert_actions, meta_world, meta_world_spec, random_actions
 from vla_cl.envs import ChunkResult, EnvironmentPool, EnvironmentSpec, EpisodeStart, ObservationOptions, WorkerDiedError
+from vla_cl.envs.worker import FILM_SIZE
 from vla_cl.errors import ConfigurationError, SimulationError, UnknownNameError
 
 PLUGIN = str(Path(__file__).with_name("plugin_backend.py"))
@@ -106,7 +107,7 @@ def test_frames_are_kept_at_the_asked_rate_and_at_the_end(pool: EnvironmentPool)
         env.advance(action)
         if count in (6, 20):
             frame = frames[0][1] if count == 6 else frames[2][1]
-            np.testing.assert_array_equal(frame, env.render_camera("corner2", 64, 64))
+            np.testing.assert_array_equal(frame, env.render_camera("corner2", FILM_SIZE, FILM_SIZE))
 
 
 def test_a_killed_process_loses_its_own_episodes_only(pool: EnvironmentPool) -> None:

@@ -81,12 +81,20 @@ def test_single_task_training_does_not_depend_on_what_came_before(
     assert all(tensor.equal(start[name]) for name, tensor in state.items())
 
 
-def test_a_sweep_runs_each_choice(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+def test_a_sweep_side_by_side_gives_the_numbers_of_runs_one_after_another(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
     places = (f"output={tmp_path / 'runs'}", f"data={demonstrations}")
-    finished = vla_cl("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", *places, *TINY)
+    sweep = ("suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", "--jobs", "2")
+    finished = vla_cl("run", *sweep, *places, *TINY)
     assert finished.returncode == 0, finished.stderr
-    folders = [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()]
-    assert sorted(name.split("-")[2] for name in folders) == ["replay", "sequential"]
+    assert (tmp_path / "runs/report.html").exists()
+    folders = {path.name.split("-")[2]: path for path in (tmp_path / "runs").iterdir() if path.is_dir()}
+    assert sorted(folders) == ["replay", "sequential"]
+    alone = run(vla_cl, tmp_path / "alone", demonstrations, "length=1", "strategy=sequential")
+    assert weights(alone, 0) == weights(folders["sequential"], 0)
+    rows = "episodes/stage_00.jsonl"
+    assert (alone / rows).read_text() == (folders["sequential"] / rows).read_text()
 
 
 def test_the_upper_triangle_is_measured_when_asked(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:

@@ -1,0 +1,126 @@
+"""What a user does wrong, or what the machine does to them, ends in one line, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import TINY, VlaCl
+
+
+def one_line(finished: subprocess.CompletedProcess[str]) -> str:
+    """The single error line of a failed command."""
+    assert finished.returncode == 2, finished.stderr
+    assert "Traceback" not in finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
+    places = (f"output={output}", f"data={demonstrations}", "name=run")
+    return ["run", "suite=mw5", "length=1", "policy=lowdim", *places, *TINY, "evaluation.zero_shot=false", *more]
+
+
+def test_a_truncated_demonstration_file_is_named(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    copies = tmp_path / "demonstrations"
+    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
+    shutil.copytree(demonstrations, copies)
+    for file in copies.rglob("window-close*.hdf5"):
+        file.write_bytes(file.read_bytes()[:5000])
+    line = one_line(vla_cl(*arguments(tmp_path / "other", copies)))
+    assert "window-close" in line and ".hdf5" in line
+
+
+def test_a_checkpoint_of_another_policy_is_refused(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    for name, more in (("first", ()), ("second", ("policy.head=regression"))):
+        assert vla_cl(*arguments(tmp_path / name, demonstrations, *more)).returncode == 0
+    weights = "run/checkpoints/stage_00/model.safetensors"
+    shutil.copy(tmp_path / "second" / weights, tmp_path / "first" / weights)
+    line = one_line(vla_cl("evaluate", str(tmp_path / "first/run"), "--episodes", "1"))
+    assert "checkpoint" in line or "model.safetensors" in line
+
+
+def test_a_damaged_checkpoint_is_refused_and_kept(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
+    weights = tmp_path / "run/checkpoints/stage_00/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    one_line(vla_cl("evaluate", str(tmp_path / "run"), "--episodes", "1"))
+    one_line(vla_cl(*arguments(tmp_path, demonstrations)))
+    assert weights.stat().st_size == 1000
+
+
+def test_a_checkpoint_is_evaluated_with_intervals_and_films(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
+    rows = tmp_path / "rows.jsonl"
+    finished = vla_cl("evaluate", str(tmp_path / "run"), "--episodes", "2", "--output", str(rows), "--json")
+    assert finished.returncode == 0, finished.stderr
+    (result,) = json.loads(finished.stdout)
+    assert result["task"] == "window-close" and result["episodes"] == 2
+    assert 0 <= result["interval"][0] <= result["success_rate"] <= result["interval"][1] <= 1
+    assert len(rows.read_text().splitlines()) == 2
+
+
+def test_two_processes_do_not_share_a_run(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = one_line(vla_cl(*arguments(tmp_path, demonstrations)))
+    assert "being run by another process" in line
+
+
+def test_no_gl_is_said_with_the_way_out(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
+    """A GL library that cannot be loaded, on any machine: the loader is told to look where there is none."""
+    if shutil.which("unshare") is None or os.geteuid() != 0:
+        pytest.skip("hiding the GL libraries takes a mount namespace, which takes root")
+    from tests.integration.conftest import command, environment
+
+    hidden = subprocess.run(
+        ["sh", "-c", "ldconfig -p | grep -E 'lib(EGL|OSMesa)' | sed 's/.*=> //'"], capture_output=True, text=True
+    )
+    hide = "".join(f"mount --bind /dev/null '{path}' && " for path in hidden.stdout.split())
+    line = arguments(tmp_path, demonstrations, "policy=compact")
+    script = hide + " ".join(f"'{word}'" for word in command(*line))
+    finished = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if "unshare" in finished.stderr or "mount:" in finished.stderr:
+        pytest.skip(f"no mount namespace here: {finished.stderr.strip()}")
+    assert "apt-get install" in one_line(finished)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB: enough to begin a run, too little for its second checkpoint."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]).returncode:
+        pytest.skip("mounting a small file system takes root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_with_room(
+    vla_cl: VlaCl, tmp_path: Path, tiny_disk: Path, demonstrations: Path
+) -> None:
+    line = one_line(vla_cl(*arguments(tiny_disk, demonstrations)))
+    assert "space" in line
+    assert not list(tiny_disk.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=200m", str(tiny_disk)], check=True)
+    finished = vla_cl(*arguments(tiny_disk, demonstrations))
+    assert finished.returncode == 0, finished.stderr
+    assert (tiny_disk / "run/report.html").exists()
