@@ -38,7 +38,7 @@ def test_a_truncated_demonstration_file_is_named(vla_cl: VlaCl, tmp_path: Path, 
 
 
 def test_a_checkpoint_of_another_policy_is_refused(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    for name, more in (("first", ()), ("second", ("policy.head=regression"))):
+    for name, more in (("first", ()), ("second", ("policy.head=regression",))):
         assert vla_cl(*arguments(tmp_path / name, demonstrations, *more)).returncode == 0
     weights = "run/checkpoints/stage_00/model.safetensors"
     shutil.copy(tmp_path / "second" / weights, tmp_path / "first" / weights)
