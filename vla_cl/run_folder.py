@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vla_cl.config import ExperimentConfig, to_dict
+from vla_cl.config import ExperimentConfig, flatten, to_dict
 from vla_cl.errors import CheckpointError, ConfigurationError
 from vla_cl.evaluation import EpisodeRow, read_rows, write_rows
 from vla_cl.files import remove_partial_files, write_json, write_text
@@ -85,8 +85,8 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
-        stored = _flatten(json.loads(path.read_text()))
-        wanted = _flatten(to_dict(config))
+        stored = flatten(json.loads(path.read_text()))
+        wanted = flatten(to_dict(config))
         places = {"output", "data", "name", "collection.processes", "evaluation.processes"}
         for key in sorted((stored.keys() | wanted.keys()) - places):
             if stored.get(key) != wanted.get(key):
@@ -182,16 +182,6 @@ class TrainingLog:
         self.lines = [line for line in self.lines if json.loads(line)["step"] < row.step]
         self.lines.append(json.dumps(row.as_dict()))
         write_text(self.path, "\n".join(self.lines) + "\n")
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _environment(date: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vla_cl.config import flatten
 from vla_cl.evaluation import success_matrix
 from vla_cl.evaluation.report.figures import success_matrix_figure
 from vla_cl.evaluation.rows import EpisodeRow
@@ -47,7 +48,7 @@ class TensorBoardLog:
 
     def results(self, config: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Hyper-parameters beside the metrics they led to."""
-        plain = {key: value for key, value in _flat(config).items() if isinstance(value, (bool, int, float, str))}
+        plain = {key: value for key, value in flatten(config).items() if isinstance(value, (bool, int, float, str))}
         names = ("learning_accuracy", "final_average", "forgetting", "backward_transfer")
         numbers = {f"results/{name}": metrics[name] for name in names if metrics[name] is not None}
         self.writer.add_hparams(plain, numbers, run_name=".")
@@ -55,10 +56,3 @@ class TensorBoardLog:
     def close(self) -> None:
         """Flush and close the event file."""
         self.writer.close()
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from vla_cl.errors import CheckpointError
 from vla_cl.training.state import atomic_folder, load_tree, save_tree
@@ -69,6 +69,6 @@ def load_optimiser_state(
             raise CheckpointError(f"the checkpoint's optimiser knows parameter {name!r}, which this policy lacks")
         parameter = parameters[name]
         optimiser.state[parameter] = {
-            key: value.to(parameter.device) if hasattr(value, "to") and value.dim() else value
+            key: value.to(parameter.device) if isinstance(value, Tensor) else value  # fused AdamW counts on the device
             for key, value in values.items()
         }
