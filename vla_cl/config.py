@@ -250,31 +250,37 @@ def _check_names(overrides: Sequence[Override]) -> None:
         "recipe": (_group_files("recipe"), ""),
         "preset": (_group_files("preset"), ""),
     }
+    chosen: dict[str, list[str]] = {}
     for override in overrides:
         key = override.key_or_group
         if key in known:
             names, listing = known[key]
-            values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-            for value in values:
-                if str(value) not in names:
-                    raise UnknownNameError(key, str(value), names, listing)
-        elif not override.is_add() and not override.is_delete():
-            _check_key(key)
+            swept = override.is_sweep_override()
+            chosen[key] = list(override.sweep_string_iterator()) if swept else [str(override.value())]
+            for value in chosen[key]:
+                if value not in names:
+                    raise UnknownNameError(key, value, names, listing)
+    keys = _schema_keys() + _strategy_keys(chosen.get("strategy", ["sequential"]))
+    for override in overrides:
+        if override.key_or_group not in known and not override.is_add() and not override.is_delete():
+            _check_key(override.key_or_group, keys)
 
 
-def _check_key(key: str) -> None:
-    parts = key.split(".")
-    keys = _schema_keys()
-    if parts[0] == "strategy":
-        return  # checked by Hydra against the chosen strategy's options
+def _check_key(key: str, keys: Sequence[str]) -> None:
     if key in keys or any(key.startswith(f"{free}.") for free in keys if free.endswith("_options")):
         return
+    leaf = key.rsplit(".", 1)[-1]
     leaves = {name.rsplit(".", 1)[-1]: name for name in keys}
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    near_leaf = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.5)
-    suggestion = leaves.get(parts[-1]) or (near[0] if near else leaves[near_leaf[0]] if near_leaf else None)
+    near_leaf = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)
+    suggestion = leaves.get(leaf) or (near[0] if near else leaves[near_leaf[0]] if near_leaf else None)
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""
     raise ConfigurationError(f"key {key!r} is unknown{hint} (vla-cl run --dry-run suite=mw5 prints all)")
+
+
+def _strategy_keys(names: Sequence[str]) -> list[str]:
+    """The options of the chosen strategies; one that a swept strategy lacks is refused when that run is composed."""
+    return [f"strategy.{each.name}" for name in names for each in dataclasses.fields(STRATEGIES[name].Options)]
 
 
 def _schema_keys() -> list[str]:
@@ -302,10 +308,10 @@ def _stored(group: str) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """The telling part of Hydra's and OmegaConf's messages, in one line."""
+    """The telling part of Hydra's and OmegaConf's messages, in one line, the key first."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith(("reference_type", "object_type", "See https", "Set the env"))
-    ]
-    return " ".join(kept) or type(error).__name__
+    noise = ("reference_type", "object_type", "See https", "Set the env", "full_key")
+    told = " ".join(line for line in lines if not line.startswith(noise)) or type(error).__name__
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+    return f"{keys[0]}: {told[0].lower()}{told[1:]}" if keys else told

@@ -78,7 +78,7 @@ class TaskSuite:
         elif order in self.orders:
             tasks = tuple(self.task(name) for name in self.orders[order])
         else:
-            raise UnknownNameError(f"order of suite {self.name!r}", order, ["default", *self.orders])
+            raise UnknownNameError(f"{self.name} order", order, ["default", *self.orders])
         if length is not None:
             if not 1 <= length <= len(tasks):
                 raise ConfigurationError(f"length {length} is out of range for suite {self.name!r}: 1 to {len(tasks)}")
