@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import TINY, VlaCl
+from tests.integration.conftest import TINY, VlaCl, command, environment
 
 
 def one_line(finished: subprocess.CompletedProcess[str]) -> str:
@@ -78,27 +79,29 @@ def test_two_processes_do_not_share_a_run(vla_cl: VlaCl, tmp_path: Path, demonst
     assert "being run by another process" in line
 
 
-def test_no_gl_is_said_with_the_way_out(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    """A GL library that cannot be loaded, on any machine: the loader is told to look where there is none."""
+@pytest.mark.parametrize("choice", [None, "egl"])
+def test_no_gl_is_said_with_the_way_out(
+    choice: str | None, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    """GL libraries hidden from one process, whether the user named one in MUJOCO_GL or not."""
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("hiding the GL libraries takes a mount namespace, which takes root")
-    from tests.integration.conftest import command, environment
-
-    hidden = subprocess.run(
-        ["sh", "-c", "ldconfig -p | grep -E 'lib(EGL|OSMesa)' | sed 's/.*=> //'"], capture_output=True, text=True
-    )
-    hide = "".join(f"mount --bind /dev/null '{path}' && " for path in hidden.stdout.split())
-    line = arguments(tmp_path, demonstrations, "policy=compact")
-    script = hide + " ".join(f"'{word}'" for word in command(*line))
+    chosen = {name: value for name, value in environment().items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    if choice:
+        chosen["MUJOCO_GL"] = choice
+    libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout.splitlines()
+    paths = [line.split("=> ")[1] for line in libraries if "libEGL" in line or "libOSMesa" in line]
+    hide = "".join(f"mount --bind /dev/null {shlex.quote(path)} && " for path in paths)
+    script = hide + shlex.join(command(*arguments(tmp_path, demonstrations, "policy=compact")))
     finished = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
-        env=environment(),
+        env=chosen,
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    if "unshare" in finished.stderr or "mount:" in finished.stderr:
+    if "unshare:" in finished.stderr or "mount:" in finished.stderr:
         pytest.skip(f"no mount namespace here: {finished.stderr.strip()}")
     assert "apt-get install" in one_line(finished)
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs import ManipulationEnv
 from vla_cl.errors import ConfigurationError
 
@@ -103,7 +104,8 @@ def _scripted_policy(task: str) -> ScriptedPolicy:
 
 @cache
 def _packaged_policy(task: str) -> ScriptedPolicy:
-    """The package's policy for a task, without memory and so shared; imports metaworld's policies, no environments."""
+    """The package's policy for a task, without memory and so shared."""
+    import_mujoco()  # metaworld imports it, and would fail in its own words where GL is missing
     from metaworld.policies import ENV_POLICY_MAP
 
     if task not in ENV_POLICY_MAP:
