@@ -120,3 +120,23 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert refused.returncode == 2
     assert "training.steps=40, not 41" in refused.stderr and "Traceback" not in refused.stderr
     assert fingerprint(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "its whole group, as a terminal does"])
+def test_a_sweep_side_by_side_is_interrupted_as_one(everyone: bool, tmp_path: Path, demonstrations: Path) -> None:
+    places = (f"output={tmp_path}", f"data={demonstrations}")
+    sweep = ("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", "--jobs", "2")
+    line = command(*sweep, *places, *TINY, "training.steps=100000", "evaluation.zero_shot=false")
+    process = subprocess.Popen(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while len(list(tmp_path.glob("*/checkpoints/training/stage_00/step_*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    if everyone:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors and "Traceback" not in errors

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,22 @@ def run_all(configs: Sequence[ExperimentConfig], jobs: int) -> list[Path]:
 
         return [run_experiment(config) for config in configs]
     level = logging.getLogger("vla_cl").level
-    with ProcessPoolExecutor(min(jobs, len(configs)), mp_context=get_context("spawn")) as executor:
+    workers = min(jobs, len(configs))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as executor:
         futures = [executor.submit(_run_one, config, level) for config in configs]
         try:
             return [_result(future) for future in futures]
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():  # Ctrl-C in a terminal reached them already, a signal to us alone did not
+                if child.pid:
+                    os.kill(child.pid, signal.SIGINT)
             raise
+
+
+def _ignore_interrupts() -> None:
+    """Between runs a worker has nothing to interrupt; the parent tells it when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _result(future: Future[Path | None]) -> Path:
@@ -67,3 +77,5 @@ def _run_one(config: ExperimentConfig, level: int) -> Path | None:
         return run_experiment(config)
     except KeyboardInterrupt:
         return None
+    finally:
+        _ignore_interrupts()
