@@ -171,17 +171,23 @@ class RunFolder:
 
 
 class TrainingLog:
-    """The rows of one stage's training, rewritten from the row where a resumed training goes on."""
+    """The rows of one stage's training. A resumed training first drops those that it is about to write again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = path.read_text().splitlines() if path.exists() else []
+        self.begun = False
 
     def add(self, row: TrainingRow) -> None:
-        """Append a row; rows of the same or a later step, from before a kill, give way."""
-        self.lines = [line for line in self.lines if json.loads(line)["step"] < row.step]
-        self.lines.append(json.dumps(row.as_dict()))
-        write_text(self.path, "\n".join(self.lines) + "\n")
+        """Append a row; at the first one, rows of the same or a later step, from before a kill, give way."""
+        if not self.begun:
+            write_text(self.path, "".join(f"{line}\n" for line in self._lines_before(row.step)))
+            self.begun = True
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row.as_dict()) + "\n")
+
+    def _lines_before(self, step: int) -> list[str]:
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]  # a kill cuts a line
 
 
 def _environment(date: str) -> dict[str, Any]:
