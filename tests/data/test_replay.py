@@ -124,11 +124,38 @@ def test_replaced_demonstrations_are_noticed(make_file: Callable[..., Path]) -> 
     memory.add(WindowDataset(path, 4), count=1, generator=generator())
     state = memory.state_dict()
     make_file((4, 4), first=3, path=path)
+    again = ReplayMemory()
+    again.load_state_dict(state)
     with pytest.raises(DataFileError, match="other demonstrations"):
-        ReplayMemory().load_state_dict(state)
+        again.sample(1, generator())
     path.unlink()
     with pytest.raises(DataFileError, match="does not exist"):
-        ReplayMemory().load_state_dict(state)
+        again.sample(1, generator())
+
+
+def test_a_restored_memory_needs_no_demonstrations_until_it_is_drawn_from(
+    make_file: Callable[..., Path], ten: WindowDataset
+) -> None:
+    path = make_file((6, 4))
+    memory = ReplayMemory()
+    memory.add(WindowDataset(path, 4), count=1, generator=generator())
+    state = memory.state_dict()
+    elsewhere = path.rename(path.with_name("elsewhere.hdf5"))
+    again = ReplayMemory()
+    again.load_state_dict(state)
+    assert len(again) == len(memory)
+    assert kept(again) == kept(memory)
+    assert again.state_dict()["0"]["dataset"] == state["0"]["dataset"]
+    for needs_the_file in (
+        lambda: again.sample(1, generator()),
+        lambda: again.add(ten, count=1, generator=generator()),
+        lambda: again.bytes,
+    ):
+        with pytest.raises(DataFileError, match="does not exist"):
+            needs_the_file()
+    elsewhere.rename(path)
+    one, two = memory.sample(8, generator(3)), again.sample(8, generator(3))
+    assert torch.equal(one.actions, two.actions)
 
 
 def test_impossible_requests_are_refused(ten: WindowDataset) -> None:

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 
 
 class ReplayMemory:
-    """Windows of several demonstration files, drawn from uniformly. `len` is the number of windows kept."""
+    """Windows of several demonstration files, drawn from uniformly. `len` is the number of windows kept.
+
+    A restored memory opens the files when it is first drawn from or added to, not before: acting needs none, so a
+    checkpoint can be rolled out where the demonstrations are not.
+    """
 
     def __init__(self) -> None:
-        self._datasets: list[WindowDataset] = []
+        self._sources: list[WindowDataset | Mapping[str, Any]] = []  # datasets, or descriptions of those to be opened
         self._indices: list[NDArray[np.int64]] = []
         self._windows: ConcatenatedWindows | None = None
         self._kept = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(map(len, self._indices))
 
     def add(
         self,
@@ -50,6 +54,7 @@ class ReplayMemory:
         Raises:
             ConfigurationError: An argument is out of range, or the dataset's cameras, chunk or privileged state are not
                 those of the datasets before.
+            DataFileError: A file of a restored memory is gone or holds other demonstrations now.
         """
         if by not in ("episode", "transition"):
             raise ConfigurationError(f"by must be 'episode' or 'transition', got {by!r}")
@@ -59,52 +64,65 @@ class ReplayMemory:
             return
         chosen = np.sort(generator.permutation(available)[:kept])
         windows = np.flatnonzero(np.isin(dataset.window_episodes, chosen)) if by == "episode" else chosen
-        self._set([*self._datasets, dataset], [*self._indices, windows])
+        self._set([*self._datasets(), dataset], [*self._indices, windows])
 
     def _set(self, datasets: list[WindowDataset], indices: list[NDArray[np.int64]]) -> None:
-        self._windows = ConcatenatedWindows(datasets) if datasets else None
-        starts = np.cumsum([0, *map(len, datasets)])
-        shifted = [start + kept for start, kept in zip(starts, indices, strict=False)]
-        self._kept = np.concatenate([np.zeros(0, np.int64), *shifted])
-        self._datasets, self._indices = datasets, indices
+        windows = ConcatenatedWindows(datasets)
+        starts = np.cumsum([0, *map(len, datasets[:-1])])
+        self._kept = np.concatenate([start + kept for start, kept in zip(starts, indices, strict=True)])
+        self._sources, self._indices, self._windows = list(datasets), indices, windows
+
+    def _datasets(self) -> list[WindowDataset]:
+        """The datasets, opened."""
+        return [
+            source if isinstance(source, WindowDataset) else WindowDataset.from_description(source)
+            for source in self._sources
+        ]
 
     def sample(self, n: int, generator: np.random.Generator) -> Batch:
         """n windows, each drawn uniformly from all that are kept, with replacement.
 
         Raises:
             ConfigurationError: The memory is empty.
+            DataFileError: A file of a restored memory is gone or holds other demonstrations now.
         """
-        if self._windows is None:
+        if not self._sources:
             raise ConfigurationError("the replay memory is empty; add demonstrations before sampling")
+        if self._windows is None:
+            self._set(self._datasets(), self._indices)
+        assert self._windows is not None
         return self._windows.batch(self._kept[generator.integers(len(self), size=n)])
 
     @property
     def bytes(self) -> int:
-        """What the kept windows would weigh if they were copied: observation and chunk of actions of each."""
-        parts = zip(self._indices, self._datasets, strict=True)
+        """What the kept windows would weigh if they were copied: observation and chunk of actions of each.
+
+        Raises:
+            DataFileError: A file of a restored memory is gone or holds other demonstrations now.
+        """
+        parts = zip(self._indices, self._datasets(), strict=True)
         return sum(len(kept) * dataset.window_bytes for kept, dataset in parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Descriptions of the datasets and indices into them; no demonstration is copied."""
         import torch
 
-        entries = zip(self._datasets, self._indices, strict=True)
+        entries = zip(self._sources, self._indices, strict=True)
         return {
-            str(position): {"dataset": dataset.describe(), "indices": torch.from_numpy(indices.copy())}
-            for position, (dataset, indices) in enumerate(entries)
+            str(position): {"dataset": _description(source), "indices": torch.from_numpy(indices.copy())}
+            for position, (source, indices) in enumerate(entries)
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`, opening the demonstration files again.
-
-        Raises:
-            DataFileError: A file is gone or holds other demonstrations now.
-        """
+        """Restore `state_dict()`. The demonstration files are opened when they are needed, not here."""
         entries = [state[key] for key in sorted(state, key=int)]
-        self._set(
-            [WindowDataset.from_description(entry["dataset"]) for entry in entries],
-            [_indices(entry["indices"]) for entry in entries],
-        )
+        self._sources = [entry["dataset"] for entry in entries]
+        self._indices = [_indices(entry["indices"]) for entry in entries]
+        self._windows = None
+
+
+def _description(source: WindowDataset | Mapping[str, Any]) -> dict[str, Any]:
+    return source.describe() if isinstance(source, WindowDataset) else dict(source)
 
 
 def _indices(tensor: Tensor) -> NDArray[np.int64]:
