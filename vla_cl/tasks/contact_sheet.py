@@ -6,30 +6,18 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs import ManipulationEnv, ObservationOptions, RenderingOptions
 from vla_cl.errors import ConfigurationError
-from vla_cl.files import atomic_path
 from vla_cl.seeding import numpy_generator
 from vla_cl.tasks.expert import make_expert
+from vla_cl.tasks.panels import CHARACTER_WIDTH, GAP, labelled_panel, write_grid
 from vla_cl.tasks.task import Task
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-MARGIN = 8
-GAP = 2
-LINE_HEIGHT = 15
-CHARACTER_WIDTH = 7
 ATTEMPTS = 5
-PAPER = (255, 255, 255)
-EMPTY = (232, 232, 232)
-INK = (32, 32, 32)
-FAINT = (110, 110, 110)
 
 
 def contact_sheet(
@@ -59,8 +47,6 @@ def contact_sheet(
         ConfigurationError: There is no task to draw, or `columns` is not positive.
         RenderingError: Nothing here can draw images.
     """
-    from PIL import Image
-
     if not tasks:
         raise ConfigurationError("a contact sheet needs at least one task")
     if columns is None:
@@ -69,42 +55,12 @@ def contact_sheet(
         raise ConfigurationError(f"columns must be at least 1, got {columns}")
     characters = (2 * observation.image_size + GAP) // CHARACTER_WIDTH
     labels = [textwrap.wrap(task.instruction, characters) for task in tasks]
-    header = LINE_HEIGHT * (1 + max(len(label) for label in labels))
-    panels = [_panel(task, label, header, observation, rendering) for task, label in zip(tasks, labels, strict=True)]
-    columns = min(columns, len(panels))
-    width, height = panels[0].size
-    rows = -(-len(panels) // columns)
-    sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN), PAPER)
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        sheet.paste(panel, (MARGIN + column * (width + MARGIN), MARGIN + row * (height + MARGIN)))
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return path
-
-
-def _panel(
-    task: Task, label: list[str], header: int, observation: ObservationOptions, rendering: RenderingOptions
-) -> Image:
-    """Two frames side by side; above them, in `header` pixels, the task's name and the lines of `label`."""
-    from PIL import Image, ImageDraw
-
-    first, last, caption = _frames(task, observation, rendering)
-    size = first.shape[0]
-    width = 2 * size + GAP
-    panel = Image.new("RGB", (width, header + size), PAPER)
-    draw = ImageDraw.Draw(panel)
-    draw.text((0, 0), task.name, fill=INK)
-    draw.text((width, 0), caption, fill=FAINT, anchor="ra")
-    for line, text in enumerate(label, start=1):
-        draw.text((0, line * LINE_HEIGHT), text, fill=FAINT)
-    panel.paste(Image.fromarray(first), (0, header))
-    if last is None:
-        draw.rectangle((size + GAP, header, width - 1, header + size - 1), fill=EMPTY)
-    else:
-        panel.paste(Image.fromarray(last), (size + GAP, header))
-    return panel
+    header_lines = 1 + max(len(label) for label in labels)
+    panels = []
+    for task, label in zip(tasks, labels, strict=True):
+        first, last, caption = _frames(task, observation, rendering)
+        panels.append(labelled_panel(task.name, caption, label, [[first, last]], header_lines=header_lines))
+    return write_grid(panels, path, columns=columns)
 
 
 def _frames(
