@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -103,12 +104,14 @@ class DemonstrationFile:
         """A dataset of one demonstration, `name` as in "actions" or "obs/agent_pos"."""
         return self._file[f"data/{demonstration_name(episode)}/{name}"]
 
-    def episode(self, index: int) -> Episode:
-        """One demonstration, whole, in memory."""
+    def episode(self, index: int, keys: Collection[str] | None = None) -> Episode:
+        """One demonstration in memory, with all observations or with those of some `keys`."""
         with damage_reported(self.path):
             group = self._file[f"data/{demonstration_name(index)}"]
             observations = {
-                key: np.concatenate([group[f"obs/{key}"][()], group[f"next_obs/{key}"][-1:]]) for key in group["obs"]
+                key: np.concatenate([group[f"obs/{key}"][()], group[f"next_obs/{key}"][-1:]])
+                for key in group["obs"]
+                if keys is None or key in keys
             }
             return Episode(
                 seed=int(group.attrs["seed"]),
@@ -121,11 +124,33 @@ class DemonstrationFile:
                 model_file=str(group.attrs.get("model_file", "")),
             )
 
+    @property
+    def splits(self) -> dict[str, NDArray[np.int64]]:
+        """Indices of the demonstrations of each `mask/<name>`, in order.
+
+        Raises:
+            DataFileError: A mask names a demonstration that is not there, or one twice.
+        """
+        with damage_reported(self.path):
+            masks = {name: [each.decode() for each in mask[()]] for name, mask in self._file.get("mask", {}).items()}
+        positions = {demonstration_name(index): index for index in range(len(self))}
+        for split, names in masks.items():
+            unknown = [name for name in names if name not in positions]
+            if unknown or len(set(names)) < len(names):
+                what = f"{unknown[0]}, which is not there" if unknown else "a demonstration twice"
+                raise DataFileError(f"{self.path}: mask/{split} names {what}; split it again (vla-cl data split)")
+        return {split: np.array(sorted(positions[name] for name in names), np.int64) for split, names in masks.items()}
+
     def split(self, name: str) -> NDArray[np.int64]:
-        """Indices of the demonstrations of `mask/<name>` ("train", "valid"), in order."""
-        if f"mask/{name}" not in self._file:
-            raise DataFileError(f"{self.path} has no split {name!r}; it has: {', '.join(self._file['mask'])}")
-        return np.array(sorted(int(each.decode()[5:]) for each in self._file[f"mask/{name}"][()]), np.int64)
+        """Indices of the demonstrations of `mask/<name>` ("train", "valid"), in order.
+
+        Raises:
+            DataFileError: There is no such split, or a mask is damaged.
+        """
+        splits = self.splits
+        if name not in splits:
+            raise DataFileError(f"{self.path} has no split {name!r}; it has: {', '.join(splits) or 'none'}")
+        return splits[name]
 
     def verify(self) -> None:
         """Read everything and compare it with the checksum.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,16 @@ from vla_cl.errors import DataFileError
 from vla_cl.files import atomic_path
 
 
-def write_demonstrations(path: Path, header: Header, episodes: Iterable[Episode]) -> str:
+def write_demonstrations(
+    path: Path, header: Header, episodes: Iterable[Episode], splits: Mapping[str, Sequence[int]] | None = None
+) -> str:
     """Write a demonstration file, keeping one episode in memory at a time.
+
+    Args:
+        path: Where it goes.
+        header: What is said once about all demonstrations.
+        episodes: The demonstrations, in order.
+        splits: Demonstrations of each split, by name; None puts every tenth into "valid", the others into "train".
 
     Returns:
         The checksum of the file's content.
@@ -50,14 +58,26 @@ def write_demonstrations(path: Path, header: Header, episodes: Iterable[Episode]
         if not names:
             raise DataFileError(f"no episode to write into {path}; collect at least one")
         _write_header(data, header, total)
-        mask = file.create_group("mask")
-        valid = names[VALID_EVERY - 1 :: VALID_EVERY]
-        mask["valid"] = np.array(valid, dtype="S")
-        mask["train"] = np.array([name for name in names if name not in set(valid)], dtype="S")
+        write_splits(file, default_splits(len(names)) if splits is None else splits)
         file.flush()
         checksum = content_checksum(file)
         data.attrs[CHECKSUM] = checksum
     return checksum
+
+
+def default_splits(count: int) -> dict[str, list[int]]:
+    """Every tenth of `count` demonstrations is in "valid", the others in "train"."""
+    valid = list(range(VALID_EVERY - 1, count, VALID_EVERY))
+    return {"valid": valid, "train": [index for index in range(count) if (index + 1) % VALID_EVERY]}
+
+
+def write_splits(file: h5py.File, splits: Mapping[str, Sequence[int]]) -> None:
+    """Write `mask/<name>` for each split, in place of those that are there. The checksum is the caller's to renew."""
+    if "mask" in file:
+        del file["mask"]
+    mask = file.create_group("mask")
+    for name, indices in splits.items():
+        mask[name] = np.array([demonstration_name(index) for index in sorted(indices)], dtype="S")
 
 
 def _write_header(data: h5py.Group, header: Header, total: int) -> None:

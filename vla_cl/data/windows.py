@@ -35,6 +35,7 @@ class WindowDataset:
         instructions: Texts that the episodes cycle through: file episode e is told `instructions[e % n]`; None is the
             file's own instruction.
         episodes: Which of the file's episodes; None is all.
+        split: Instead of `episodes`, the name of a split of the file ("train").
 
     Attributes:
         path: The file.
@@ -43,7 +44,8 @@ class WindowDataset:
         window_episodes: (N,) int64, for each window the position of its episode in `episode_lengths`.
 
     Raises:
-        DataFileError: The file cannot be used, or lacks a camera, the privileged state or an episode.
+        DataFileError: The file cannot be used, or lacks a camera, the privileged state, an episode or the split.
+        ConfigurationError: `chunk` is not positive, or both `episodes` and `split` are given.
     """
 
     def __init__(
@@ -55,9 +57,12 @@ class WindowDataset:
         privileged: bool = False,
         instructions: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
+        split: str | None = None,
     ) -> None:
         if chunk < 1:
             raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
+        if episodes is not None and split is not None:
+            raise ConfigurationError(f"give either episodes or split, not both (split is {split!r})")
         with DemonstrationFile(path) as file:
             self.path = file.path.resolve()
             self.chunk = chunk
@@ -70,7 +75,7 @@ class WindowDataset:
             self.instructions = (file.instruction,) if instructions is None else tuple(instructions)
             if not self.instructions:
                 raise ConfigurationError("instructions must name at least one text")
-            self.episodes = _known_episodes(file, episodes)
+            self.episodes = _known_episodes(file, episodes if split is None else file.split(split).tolist())
             self.episode_lengths = file.lengths[self.episodes]
             self._columns = self._open_columns(file)
         self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
@@ -174,7 +179,7 @@ def _known_cameras(file: DemonstrationFile, cameras: Sequence[str] | None) -> tu
         if camera not in file.cameras:
             raise DataFileError(
                 f"{file.path} has no camera {camera!r}; it has: {', '.join(file.cameras) or 'none'} "
-                "(images of another camera can be drawn from its stored states, see vla_cl.data.rerender)"
+                "(images of another camera can be drawn from its stored states, see vla-cl data rerender)"
             )
     return tuple(cameras)
 
