@@ -35,15 +35,24 @@ class Renderer:
         options: How to draw.
         scene: Renderers with an equal `scene` and equal options share the uploaded meshes and textures; None
             shares nothing.
+        hidden_groups: Groups of geoms that are not drawn, besides 3, 4 and 5: where a simulator keeps the shapes that
+            collide apart from those that are looked at.
 
     Attributes:
         cameras: The model's cameras by name.
     """
 
-    def __init__(self, model: Any, options: RenderingOptions, scene: Hashable | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        options: RenderingOptions,
+        scene: Hashable | None = None,
+        hidden_groups: tuple[int, ...] = (),
+    ) -> None:
         self._model = model
         self._options = options
-        self._key = None if scene is None else (scene, options)
+        self._hidden_groups = hidden_groups
+        self._key = None if scene is None else (scene, options, hidden_groups)
         self._stage: _Stage | None = None
         self.cameras = {model.camera(index).name: _Camera(model, index) for index in range(model.ncam)}
 
@@ -65,7 +74,7 @@ class Renderer:
             raise UnknownNameError("camera", camera, self.cameras)
         ensure_current(self._options.backend)
         if self._stage is None or self._stage.closed:
-            self._stage = _stage_for(self._key, self._model, self._options)
+            self._stage = _stage_for(self._key, self._model, self._options, self._hidden_groups)
         view = self.cameras[camera]
         image = self._stage.draw(self._model, data, view.handle, height, width)
         return np.ascontiguousarray(image[:, ::-1] if view.upside_down else image[::-1])
@@ -88,7 +97,7 @@ class _Camera:
 class _Stage:
     """What is uploaded for a scene, and the buffers that drawing it needs. The GL context must be current."""
 
-    def __init__(self, model: Any, options: RenderingOptions) -> None:
+    def __init__(self, model: Any, options: RenderingOptions, hidden_groups: tuple[int, ...]) -> None:
         self.closed = True
         self._mujoco = mujoco = import_mujoco()
         uploaded = copy.copy(model)
@@ -105,6 +114,7 @@ class _Stage:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = options.shadows
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = options.reflections
         self._shown = mujoco.MjvOption()
+        self._shown.geomgroup[list(hidden_groups)] = 0
         self._height = self._width = 1
         self.closed = False
         _stages.add(self)
@@ -140,10 +150,12 @@ _shared_stages: weakref.WeakValueDictionary[Hashable, _Stage] = weakref.WeakValu
 _left_to_the_parent: list[_Stage] = []
 
 
-def _stage_for(key: Hashable | None, model: Any, options: RenderingOptions) -> _Stage:
+def _stage_for(
+    key: Hashable | None, model: Any, options: RenderingOptions, hidden_groups: tuple[int, ...]
+) -> _Stage:
     stage = None if key is None else _shared_stages.get(key)
     if stage is None:
-        stage = _Stage(model, options)
+        stage = _Stage(model, options, hidden_groups)
         if key is not None:
             _shared_stages[key] = stage
     return stage
