@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class Registry(Generic[T]):
         for entry_point in entry_points(group=self._group):
             try:
                 entry_point.load()
-            except Exception as error:  # noqa: BLE001  a plug-in may fail in any way
+            except (Exception, SystemExit) as error:  # noqa: BLE001  a plug-in may fail in any way
                 logger.warning("plug-in %s (%s) is left out: %s", entry_point.name, entry_point.value, error)
 
 
@@ -91,29 +92,74 @@ def _same_definition(first: object, second: object) -> bool:
     )
 
 
-def load_plugins(plugins: Sequence[str]) -> None:
-    """Import plug-ins named on the command line: dotted modules, or paths of Python files.
+PLUGIN_LOADERS: dict[str, Callable[[Path], None]] = {}
+"""What loads a plug-in file, by its suffix (".py"). Higher layers add theirs: `vla_cl.tasks` loads ".yaml"."""
+
+_loaded_files: set[Path] = set()
+
+
+def load_plugins(plugins: Sequence[str], folder: Path = Path()) -> None:
+    """Load plug-ins named on the command line: dotted modules, or paths of files with a suffix in `PLUGIN_LOADERS`.
 
     A plug-in is code that the user chose to run. Worker processes call this too, so that a task registered
-    by a plug-in exists there.
+    by a plug-in exists there. Each is loaded once a process.
+
+    Args:
+        plugins: Modules and files.
+        folder: Where relative paths start.
 
     Raises:
-        ConfigurationError: The file or module does not exist.
+        ConfigurationError: A file or module does not exist, or fails while it is loaded; the message names the line.
     """
     for plugin in plugins:
-        if plugin.endswith(".py"):
-            path = Path(plugin).resolve()
-            name = f"vla_cl_plugin_{path.stem}"
-            if name in sys.modules:
-                continue
-            spec = importlib.util.spec_from_file_location(name, path)
-            if spec is None or spec.loader is None or not path.is_file():
-                raise ConfigurationError(f"plugin {plugin!r} is not a Python file; give its path or a module name")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
-        else:
-            try:
-                importlib.import_module(plugin)
-            except ModuleNotFoundError as error:
-                raise ConfigurationError(f"plugin {plugin!r} cannot be imported: {error}") from error
+        loader = PLUGIN_LOADERS.get(Path(plugin).suffix)
+        if loader is not None:
+            _load_file(plugin, (folder / plugin).resolve(), loader)
+            continue
+        try:
+            importlib.import_module(plugin)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"plugin {plugin!r} cannot be imported: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(f"plugin {plugin!r} cannot be imported: {_told(error)}") from error
+
+
+def _load_file(plugin: str, path: Path, loader: Callable[[Path], None]) -> None:
+    if path in _loaded_files:
+        return
+    if not path.is_file():
+        raise ConfigurationError(f"plugin {plugin!r} is not a file; give its path or a module name")
+    _loaded_files.add(path)
+    try:
+        loader(path)
+    except BaseException:
+        _loaded_files.remove(path)
+        raise
+
+
+def _load_python_file(path: Path) -> None:
+    """Import a file as a module of its own, whose name says nothing about the folder that it lies in."""
+    namesakes = sum(each.stem == path.stem for each in _loaded_files - {path})
+    name = f"vla_cl_plugin_{path.stem}" + (f"_{namesakes + 1}" if namesakes else "")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # for a file that ends in .py there is always a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        raise ConfigurationError(f"plugin {path.name!r}, line {line}: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line: our own speak for themselves, others need their kind."""
+    if isinstance(error, VlaClError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"
+
+
+PLUGIN_LOADERS[".py"] = _load_python_file

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs import BACKENDS, EnvironmentSpec, ManipulationEnv
-from vla_cl.envs.rendering import Renderer
-from vla_cl.tasks import EXPERTS, Task, TaskSuite, register_suite
+from vla_cl.envs import MujocoTaskEnv
+from vla_cl.tasks import register_task
 
 SCENE = """
 <mujoco>
@@ -38,58 +34,7 @@ SCENE = """
 </mujoco>
 """
 SPEED = 0.5  # metres a second at full action
-PHYSICS_STEPS = 10  # of 5 ms: 20 control steps a second
 EDGE = 0.2  # metres from the middle
-
-
-class PushingEnv(ManipulationEnv):
-    """Solved once the puck is past the edge on the side where `direction` (-1 left, +1 right) points."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-    default_cameras = ("top", "side")
-
-    def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, *, direction: int) -> None:
-        import mujoco
-
-        super().__init__(spec, render_mode)
-        self.mujoco, self.direction = mujoco, direction
-        self.model = mujoco.MjModel.from_xml_string(SCENE)
-        self.data = mujoco.MjData(self.model)
-        self.renderer = Renderer(self.model, spec.rendering, scene="pushing")
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = self.build_observation_space()
-
-    def reset_simulation(self, seed: int) -> None:
-        self.mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:] = np.random.default_rng(seed).uniform([-0.15, 0, -0.08, -0.05], [0.15, 0, 0.08, 0.05])
-        self.mujoco.mj_forward(self.model, self.data)
-
-    def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
-        self.data.ctrl[:] = SPEED * action
-        self.mujoco.mj_step(self.model, self.data, nstep=PHYSICS_STEPS)
-        self.mujoco.mj_forward(self.model, self.data)
-        progress = float(self.direction * self.data.body("puck").xpos[0])
-        return progress, progress > EDGE, {}
-
-    def agent_pos(self) -> NDArray[np.float32]:
-        return self.data.body("hand").xpos[:2].astype(np.float32)
-
-    def environment_state(self) -> NDArray[np.float64]:
-        return np.concatenate([self.data.body("hand").xpos[:2], self.data.body("puck").xpos[:2]])
-
-    def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
-        return self.renderer.draw(self.data, camera, height, width)
-
-    def get_state(self) -> NDArray[np.float64]:
-        kind = self.mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(self.mujoco.mj_stateSize(self.model, kind))
-        self.mujoco.mj_getState(self.model, self.data, physics, kind)
-        return np.concatenate([[self.elapsed_steps], physics])
-
-    def set_state(self, state: NDArray[np.float64]) -> None:
-        self.mujoco.mj_setState(self.model, self.data, state[1:], self.mujoco.mjtState.mjSTATE_INTEGRATION)
-        self.mujoco.mj_forward(self.model, self.data)
-        self.elapsed_steps = int(state[0])
 
 
 class PushingExpert:
@@ -110,26 +55,45 @@ class PushingExpert:
         return np.clip(velocity, -1.0, 1.0).astype(np.float32)
 
 
-BACKENDS.register("pushing", PushingEnv)
-EXPERTS.register("pushing", PushingExpert)
+@register_task(
+    "push-right",
+    suite="pushing",
+    instruction="push the puck to the right",
+    paraphrases=("move the red puck over to the right", "shove the puck towards the right edge"),
+    held_out_paraphrases=("the puck belongs on the right",),
+    horizon=80,
+    expert=PushingExpert,
+    direction=1,
+)
+@register_task(
+    "push-left",
+    suite="pushing",
+    instruction="push the puck to the left",
+    paraphrases=("move the red puck over to the left", "shove the puck towards the left edge"),
+    held_out_paraphrases=("the puck belongs on the left",),
+    horizon=80,
+    expert=PushingExpert,
+    direction=-1,
+)
+class PushingEnv(MujocoTaskEnv):
+    """Solved once the puck is past the edge on the side where `direction` (-1 left, +1 right) points."""
 
+    scene = SCENE
+    action_size = 2
+    default_cameras = ("top", "side")
+    direction = 1
 
-def pushing_task(side: str, direction: int) -> Task:
-    """One of the two tasks."""
-    return Task(
-        name=f"push-{side}",
-        instruction=f"push the puck to the {side}",
-        paraphrases=(f"move the red puck over to the {side}", f"shove the puck towards the {side} edge"),
-        held_out_paraphrases=(f"the puck belongs on the {side}",),
-        horizon=80,
-        backend="pushing",
-        arguments={"direction": direction},
-        expert="pushing",
-    )
+    def initialise(self, generator: np.random.Generator) -> None:
+        self.data.qpos[:] = generator.uniform([-0.15, 0, -0.08, -0.05], [0.15, 0, 0.08, 0.05])
 
+    def apply(self, action: NDArray[np.float32]) -> None:
+        self.data.ctrl[:] = SPEED * action
 
-@register_suite("pushing")
-def pushing() -> TaskSuite:
-    """Two tasks that contradict each other."""
-    tasks = (pushing_task("left", -1), pushing_task("right", 1))
-    return TaskSuite(name="pushing", tasks=tasks, description="a puck, to the left and to the right")
+    def success(self) -> bool:
+        return bool(self.direction * self.data.body("puck").xpos[0] > EDGE)
+
+    def proprioception(self) -> NDArray[np.float64]:
+        return self.data.body("hand").xpos[:2]
+
+    def privileged_state(self) -> NDArray[np.float64]:
+        return np.concatenate([self.data.body("hand").xpos[:2], self.data.body("puck").xpos[:2]])

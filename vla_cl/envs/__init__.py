@@ -14,6 +14,7 @@ from vla_cl.envs.base import (
 )
 from vla_cl.envs.chunk import ActionChunk, advance_chunk
 from vla_cl.envs.meta_world import MetaWorldEnv
+from vla_cl.envs.mujoco_env import MujocoTaskEnv
 from vla_cl.envs.pool import ChunkResult, EnvironmentPool, EpisodeStart, WorkerDiedError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "EpisodeStart",
     "ManipulationEnv",
     "MetaWorldEnv",
+    "MujocoTaskEnv",
     "Observation",
     "ObservationOptions",
     "RenderingOptions",

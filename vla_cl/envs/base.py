@@ -72,6 +72,7 @@ class EnvironmentSpec:
         observation: What is shown.
         rendering: How it is drawn.
         plugins: Modules or files that register backends, imported before the environment is built.
+        task: Name of the task, for messages only.
     """
 
     backend: str
@@ -81,6 +82,7 @@ class EnvironmentSpec:
     observation: ObservationOptions = ObservationOptions()
     rendering: RenderingOptions = RenderingOptions()
     plugins: tuple[str, ...] = ()
+    task: str = ""
 
 
 class Advance(NamedTuple):

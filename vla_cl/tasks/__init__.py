@@ -6,6 +6,7 @@ from vla_cl.tasks import meta_world_suites as _meta_world_suites  # noqa: F401  
 from vla_cl.tasks.contact_sheet import contact_sheet
 from vla_cl.tasks.expert import EXPERTS, Expert, make_expert
 from vla_cl.tasks.gymnasium_ids import gymnasium_id, make, register_gymnasium_ids
+from vla_cl.tasks.register import add_task, register_task
 from vla_cl.tasks.suite import SUITES, TaskSuite, find_task, get_suite, register_suite
 from vla_cl.tasks.task import SeedSplit, Task
 
@@ -16,6 +17,7 @@ __all__ = [
     "SeedSplit",
     "Task",
     "TaskSuite",
+    "add_task",
     "contact_sheet",
     "find_task",
     "get_suite",
@@ -24,4 +26,5 @@ __all__ = [
     "make_expert",
     "register_gymnasium_ids",
     "register_suite",
+    "register_task",
 ]

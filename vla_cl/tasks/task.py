@@ -89,6 +89,7 @@ class Task:
             observation=observation,
             rendering=rendering,
             plugins=tuple(plugins),
+            task=self.name,
         )
 
     def environment(
