@@ -1,0 +1,80 @@
+"""Where the hand is, how it is turned and how far it is open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.mujoco_import import import_mujoco
+
+_ARM = "right"
+
+
+class GripperPose:
+    """The grip site of a one-armed robosuite robot, in numbers that mean the same for every robot.
+
+    Rotations are taken from a reference that points straight down and is turned about the vertical as the robot's hand
+    is at its nominal start. A rotation vector near zero is then the usual one, where the absolute one jumps between pi
+    and -pi.
+
+    Args:
+        robot: A `robosuite.robots.FixedBaseRobot`, reset.
+        model, data: The `mujoco.MjModel` and `mujoco.MjData`.
+    """
+
+    def __init__(self, robot: Any, model: Any, data: Any) -> None:
+        self._mujoco = mujoco = import_mujoco()
+        self._data = data
+        self._site = int(model.site(robot.part_controllers[_ARM].ref_name).id)
+        geoms = robot.gripper[_ARM].important_geoms
+        pads = [[model.geom(name).id for name in geoms.get(f"{side}_fingerpad", ())] for side in ("left", "right")]
+        self._pads = pads if all(pads) else []
+        nominal = mujoco.MjData(model)
+        nominal.qpos[robot._ref_joint_pos_indexes] = robot.init_qpos
+        mujoco.mj_kinematics(model, nominal)
+        self.reference = pointing_down(nominal.site_xmat[self._site].reshape(3, 3))
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Of the grip site (3,), in metres."""
+        return np.array(self._data.site_xpos[self._site])
+
+    @property
+    def rotation(self) -> NDArray[np.float64]:
+        """Of the grip site, as a matrix (3, 3): its third column points out of the hand."""
+        return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
+
+    @property
+    def opening(self) -> float:
+        """Distance between the finger pads' centres in metres; 0 for a tool without fingers."""
+        if not self._pads:
+            return 0.0
+        left, right = (self._data.geom_xpos[pad].mean(axis=0) for pad in self._pads)
+        return float(np.linalg.norm(left - right))
+
+    def rotation_vector(self) -> NDArray[np.float64]:
+        """From pointing straight down to the present rotation (3,), in radians, in the world's frame."""
+        return rotation_vector(self.rotation @ self.reference.T)
+
+    def proprioception(self) -> NDArray[np.float64]:
+        """Position (3), rotation vector (3) and opening (1)."""
+        return np.concatenate([self.position, self.rotation_vector(), [self.opening]])
+
+
+def pointing_down(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation (3, 3) with its third axis straight down and its first nearest to that of `rotation`."""
+    down = np.array([0.0, 0.0, -1.0])
+    first = rotation[:, 0] - rotation[:, 0] @ down * down
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(down, first), down], axis=1)
+
+
+def rotation_vector(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axis times angle (3,), the angle in [-pi, pi], of a rotation matrix (3, 3)."""
+    mujoco = import_mujoco()
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
