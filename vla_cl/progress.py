@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
 
 Advance = Callable[[int], None]
 """Told how many units are done so far."""
@@ -60,3 +63,10 @@ class Counter:
     def __call__(self, _: object) -> None:
         self.done += 1
         self.advance(self.done)
+
+
+def counted(things: Iterable[T], advance: Advance) -> Iterator[T]:
+    """The things, while `advance` is told how many of them were asked for so far."""
+    for done, thing in enumerate(things, start=1):
+        yield thing
+        advance(done)

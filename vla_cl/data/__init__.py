@@ -8,33 +8,54 @@ from vla_cl.data.collect import collect_demonstrations
 from vla_cl.data.concatenation import ConcatenatedWindows
 from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.hdf5 import write_demonstrations
-from vla_cl.data.library import demonstrations_for, demonstrations_path
+from vla_cl.data.inspect import ActionStatistics, FileSummary, inspect_demonstrations
+from vla_cl.data.library import demonstration_files, demonstrations_for, demonstrations_path
+from vla_cl.data.merge import Merged, merge_demonstrations
 from vla_cl.data.normalisation import Statistics, VectorStatistics, compute_statistics
+from vla_cl.data.picture import demonstration_sheet
 from vla_cl.data.replay import ReplayMemory
 from vla_cl.data.rerender import rerender
+from vla_cl.data.resimulate import Divergence, resimulate
 from vla_cl.data.sampling import batch_indices, epoch_order
 from vla_cl.data.schema import Episode, Header
+from vla_cl.data.split import split_files, split_indices, split_masks, split_paths
+from vla_cl.data.validate import Validation, validate_demonstrations
 from vla_cl.data.windows import WindowDataset
 
 __all__ = [
+    "ActionStatistics",
     "Batch",
     "CollectionOptions",
     "ConcatenatedWindows",
     "DemonstrationFile",
+    "Divergence",
     "Episode",
+    "FileSummary",
     "Header",
+    "Merged",
     "ObservationBatch",
     "ReplayMemory",
     "Statistics",
+    "Validation",
     "VectorStatistics",
     "WindowDataset",
     "batch_indices",
     "collect_demonstrations",
     "compute_statistics",
     "concatenate",
+    "demonstration_files",
+    "demonstration_sheet",
     "demonstrations_for",
     "demonstrations_path",
     "epoch_order",
+    "inspect_demonstrations",
+    "merge_demonstrations",
     "rerender",
+    "resimulate",
+    "split_files",
+    "split_indices",
+    "split_masks",
+    "split_paths",
+    "validate_demonstrations",
     "write_demonstrations",
 ]

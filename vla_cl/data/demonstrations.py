@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,7 @@ from vla_cl.data.schema import (
     demonstration_name,
     image_key,
 )
+from vla_cl.envs import EnvironmentSpec, ObservationOptions, RenderingOptions
 from vla_cl.errors import DataFileError
 
 
@@ -90,6 +91,11 @@ class DemonstrationFile:
         return tuple(self.header.observation["cameras"])
 
     @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The keys of what was seen: "agent_pos", "front_image"."""
+        return tuple(self._file["data/demo_0/obs"])
+
+    @property
     def image_size(self) -> int:
         """Height and width of the images, in pixels."""
         return int(self.header.observation["image_size"])
@@ -100,9 +106,39 @@ class DemonstrationFile:
         fields = {name: getattr(self.header, name) for name in (*HEADER_TEXTS, *HEADER_TREES)}
         return {**fields, "schema_version": SCHEMA_VERSION, "checksum": self.checksum}
 
+    @property
+    def observation_options(self) -> ObservationOptions:
+        """What is stored of every step."""
+        privileged = bool(self.header.observation["privileged"])
+        return ObservationOptions(self.cameras, self.image_size, privileged)
+
+    @property
+    def rendering_options(self) -> RenderingOptions:
+        """How the images were drawn."""
+        with damage_reported(self.path):
+            return RenderingOptions(**self.header.rendering)
+
+    def environment_spec(
+        self, observation: ObservationOptions, rendering: RenderingOptions, plugins: Sequence[str] = ()
+    ) -> EnvironmentSpec:
+        """The environment in which the demonstrations were collected, for showing its states in another way."""
+        with damage_reported(self.path):
+            return EnvironmentSpec(
+                **self.header.environment, observation=observation, rendering=rendering, plugins=tuple(plugins)
+            )
+
     def dataset(self, episode: int, name: str) -> h5py.Dataset:
         """A dataset of one demonstration, `name` as in "actions" or "obs/agent_pos"."""
         return self._file[f"data/{demonstration_name(episode)}/{name}"]
+
+    def storage(self) -> Iterator[tuple[str, int]]:
+        """Every dataset of every demonstration, as in "states" or "obs/agent_pos", and its bytes in the file."""
+        for index in range(len(self)):
+            for place in ("", "obs", "next_obs", "last_obs"):
+                group = self._file[f"data/{demonstration_name(index)}"].get(place or ".", {})
+                for key, thing in group.items():
+                    if isinstance(thing, h5py.Dataset):
+                        yield f"{place}/{key}".lstrip("/"), thing.id.get_storage_size()
 
     def episode(self, index: int, keys: Collection[str] | None = None) -> Episode:
         """One demonstration in memory, with all observations or with those of some `keys`."""

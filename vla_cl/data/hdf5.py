@@ -47,7 +47,7 @@ def write_demonstrations(
         DataFileError: There is no episode, or an episode's arrays do not fit each other.
         VlaClError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    with atomic_path(Path(path)) as temporary, _disk_errors(), h5py.File(temporary, "w") as file:
+    with atomic_path(Path(path)) as temporary, disk_errors(), h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         total, names = 0, []
         for index, episode in enumerate(episodes):
@@ -133,7 +133,7 @@ def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> Non
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """HDF5 reports a full disk in the text of various errors: make it an `OSError` with its number."""
     try:
         yield

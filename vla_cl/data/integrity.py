@@ -49,7 +49,7 @@ def damage_reported(path: Path) -> Iterator[None]:
     """Turn what h5py raises on a damaged file into one clear line; wrap nothing but reads in it."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error).splitlines()[0]})"
         raise DataFileError(f"{path} is {reason}; delete it and collect again") from error
 

@@ -12,6 +12,7 @@ from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.lock import exclusively
 from vla_cl.data.schema import canonical_json
 from vla_cl.envs import ObservationOptions, RenderingOptions
+from vla_cl.errors import DataFileError
 from vla_cl.registry import load_plugins
 from vla_cl.tasks import Task
 
@@ -64,3 +65,23 @@ def demonstrations_for(
                 collect_unlocked(task, path, options, observation, rendering, processes, plugins)
     with DemonstrationFile(path):
         return path
+
+
+def demonstration_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that are meant: each path that is a file, and every *.hdf5 in and below each that is a folder.
+
+    Raises:
+        DataFileError: A path does not exist, or a folder holds no such file.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise DataFileError(f"{path} does not exist; collect demonstrations first (vla-cl collect)")
+            files.append(path)
+            continue
+        found = sorted(each for each in path.rglob("*.hdf5") if each.is_file())
+        if not found:
+            raise DataFileError(f"no demonstration file (*.hdf5) in {path}; collect some (vla-cl collect)")
+        files += found
+    return list(dict.fromkeys(files))
