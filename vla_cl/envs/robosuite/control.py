@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,12 @@ class ArmControl:
     """
 
     def __init__(self, robot: Any, model: Any, data: Any, physics_steps: int) -> None:
+        from robosuite.utils import transform_utils
+
         from vla_cl.envs.robosuite import kernel
 
         kernel.load_library()
+        self._quaternion, self._matrix = transform_utils.axisangle2quat, transform_utils.quat2mat
         self._step = kernel.control_step
         controller = robot.part_controllers[_ARM]
         _check_supported(controller)
@@ -96,7 +98,8 @@ class ArmControl:
         change = (action - self._centre) * self._scale + self._offset
         base = self._origin_rotation
         self._goal_position[:] = self._site_position + base @ change[:3]
-        turn = base @ _rotation(change[3:]) @ base.T
+        # robosuite turns rotation vectors into matrices through single precision; so must we
+        turn = base @ self._matrix(self._quaternion(change[3:])) @ base.T
         self._goal_rotation[:] = turn @ self._site_rotation.reshape(3, 3)
 
 
@@ -118,23 +121,3 @@ def _check_supported(controller: Any) -> None:
                 "use stepper='robosuite'"
             )
 
-
-def _rotation(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix (3, 3) of a rotation vector in radians.
-
-    It goes through a quaternion in single precision, because robosuite does (`transform_utils.quat2mat`).
-    """
-    angle = math.sqrt(float(vector @ vector))
-    if angle < 1e-9:
-        return np.eye(3)
-    x, y, z = vector / angle * math.sin(angle / 2.0)
-    q = np.array([math.cos(angle / 2.0), x, y, z], dtype=np.float32)
-    q *= math.sqrt(2.0 / np.dot(q, q))
-    p = np.outer(q, q)
-    return np.array(
-        [
-            [1.0 - p[2, 2] - p[3, 3], p[1, 2] - p[3, 0], p[1, 3] + p[2, 0]],
-            [p[1, 2] + p[3, 0], 1.0 - p[1, 1] - p[3, 3], p[2, 3] - p[1, 0]],
-            [p[1, 3] - p[2, 0], p[2, 3] + p[1, 0], 1.0 - p[1, 1] - p[2, 2]],
-        ]
-    )
