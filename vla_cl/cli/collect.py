@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vla_cl.cli.output import PluginOption, print_table, progress
+from vla_cl.cli.values import camera_names
 from vla_cl.errors import UnknownNameError
 from vla_cl.registry import load_plugins
 
@@ -47,7 +48,7 @@ def collect(
     plugins = tuple(plugin or [])
     load_plugins(plugins)
     tasks = _tasks(what)
-    names = None if cameras is None else () if cameras == "none" else tuple(cameras.split(","))
+    names = None if cameras is None else camera_names(cameras)
     observation = ObservationOptions(cameras=names, image_size=image_size, privileged=privileged)
     options = CollectionOptions(episodes=episodes, seed=seed, action_noise=noise)
     rows = []

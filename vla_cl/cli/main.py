@@ -1,6 +1,6 @@
 """The command `vla-cl`: which commands there are, and how every failure ends in one line.
 
-Exit status: 0 done; 1 `doctor` found something essential broken; 2 a mistake, told in one line on stderr; 130
+Exit status: 0 done; 1 `doctor` or `data validate` found something broken; 2 a mistake, told in one line on stderr; 130
 interrupted.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import collect, doctor, evaluate, listings, report, run, tasks
+from vla_cl.cli import collect, data, doctor, evaluate, listings, report, run, tasks
 from vla_cl.errors import VlaClError
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Experiments")
 
 
 def _print_version(wanted: bool) -> None:
