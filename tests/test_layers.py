@@ -46,6 +46,7 @@ def test_every_third_party_import_is_declared():
         "hydra": "hydra-core",
         "imageio_ffmpeg": "imageio",  # its extra
         "jinja2": "jinja2",
+        "yaml": "pyyaml",
         "markupsafe": "jinja2",  # its own dependency, whose type it returns
     }
     undeclared = {name for name in imported if distributions.get(name, name.lower()) not in declared}

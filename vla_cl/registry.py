@@ -92,7 +92,7 @@ def _same_definition(first: object, second: object) -> bool:
     )
 
 
-PLUGIN_LOADERS: dict[str, Callable[[Path], None]] = {}
+PLUGIN_LOADERS: dict[str, Callable[[Path], object]] = {}
 """What loads a plug-in file, by its suffix (".py"). Higher layers add theirs: `vla_cl.tasks` loads ".yaml"."""
 
 _loaded_files: set[Path] = set()
@@ -124,7 +124,7 @@ def load_plugins(plugins: Sequence[str], folder: Path = Path()) -> None:
             raise ConfigurationError(f"plugin {plugin!r} cannot be imported: {_told(error)}") from error
 
 
-def _load_file(plugin: str, path: Path, loader: Callable[[Path], None]) -> None:
+def _load_file(plugin: str, path: Path, loader: Callable[[Path], object]) -> None:
     if path in _loaded_files:
         return
     if not path.is_file():

@@ -13,6 +13,7 @@ from vla_cl.envs.base import (
     make_environment,
 )
 from vla_cl.envs.chunk import ActionChunk, advance_chunk
+from vla_cl.envs.gymnasium_env import GymnasiumEnv
 from vla_cl.envs.meta_world import MetaWorldEnv
 from vla_cl.envs.mujoco_env import MujocoTaskEnv
 from vla_cl.envs.pool import ChunkResult, EnvironmentPool, EpisodeStart, WorkerDiedError
@@ -25,6 +26,7 @@ __all__ = [
     "EnvironmentPool",
     "EnvironmentSpec",
     "EpisodeStart",
+    "GymnasiumEnv",
     "ManipulationEnv",
     "MetaWorldEnv",
     "MujocoTaskEnv",

@@ -7,6 +7,7 @@ collector and the rollout evaluator rely on is here, once.
 from __future__ import annotations
 
 import abc
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -269,7 +270,13 @@ def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> M
 
     Raises:
         UnknownNameError: No such backend, or it knows no such task or camera.
+        ConfigurationError: The backend takes no such argument, or lacks one.
         RenderingError: At the first observation, if images were asked for and nothing here can draw them.
     """
     load_plugins(spec.plugins)
-    return BACKENDS[spec.backend](spec, render_mode=render_mode, **spec.arguments)
+    backend = BACKENDS[spec.backend]
+    try:
+        inspect.signature(backend).bind(spec, render_mode=render_mode, **spec.arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"the arguments of backend {spec.backend!r} do not fit: {error}") from error
+    return backend(spec, render_mode=render_mode, **spec.arguments)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vla_cl.envs.base import EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco
@@ -93,10 +93,10 @@ class MujocoTaskEnv(ManipulationEnv):
         """Whether the task is solved in the present state."""
 
     @abc.abstractmethod
-    def proprioception(self) -> ArrayLike:
+    def proprioception(self) -> NDArray[np.float64]:
         """What the robot feels of itself, (S,): joint angles, position of the hand, opening of the gripper."""
 
-    def privileged_state(self) -> ArrayLike:
+    def privileged_state(self) -> NDArray[np.float64]:
         """What the simulator knows (E,), for experts and low-dimensional policies; positions and velocities here."""
         return np.concatenate([self.data.qpos, self.data.qvel])
 
@@ -136,11 +136,11 @@ class MujocoTaskEnv(ManipulationEnv):
 
     def agent_pos(self) -> NDArray[np.float32]:
         """`proprioception` as (S,) float32."""
-        return np.array(self.proprioception(), np.float32)
+        return np.array(self.proprioception(), np.float32, ndmin=1)
 
     def environment_state(self) -> NDArray[np.float64]:
         """`privileged_state` as (E,) float64."""
-        return np.array(self.privileged_state(), np.float64)
+        return np.array(self.privileged_state(), np.float64, ndmin=1)
 
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
@@ -207,7 +207,7 @@ class MujocoTaskEnv(ManipulationEnv):
             ) from error
 
     def _count_physics_steps(self) -> int:
-        exact = 1.0 / (self.control_frequency * self.model.opt.timestep)
+        exact = 1.0 / (self.control_frequency * float(self.model.opt.timestep))
         steps = round(exact)
         if steps < 1 or abs(exact - steps) > 1e-6 * exact:
             raise ConfigurationError(

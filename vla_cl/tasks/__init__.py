@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vla_cl.tasks import meta_world_suites as _meta_world_suites  # noqa: F401  registers the built-in suites
 from vla_cl.tasks.contact_sheet import contact_sheet
+from vla_cl.tasks.declaration import READERS, load_declarations
 from vla_cl.tasks.expert import EXPERTS, Expert, make_expert
 from vla_cl.tasks.gymnasium_ids import gymnasium_id, make, register_gymnasium_ids
 from vla_cl.tasks.register import add_task, register_task
@@ -12,6 +13,7 @@ from vla_cl.tasks.task import SeedSplit, Task
 
 __all__ = [
     "EXPERTS",
+    "READERS",
     "SUITES",
     "Expert",
     "SeedSplit",
@@ -22,6 +24,7 @@ __all__ = [
     "find_task",
     "get_suite",
     "gymnasium_id",
+    "load_declarations",
     "make",
     "make_expert",
     "register_gymnasium_ids",

@@ -20,6 +20,8 @@ _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _grown: dict[str, dict[str, Task]] = {}
 """Tasks by name of the suites that grow task by task, in the order in which they were registered."""
 
+_descriptions: dict[str, str] = {}
+
 
 def register_task(
     name: str,
@@ -79,8 +81,13 @@ def register_task(
     return register
 
 
-def add_task(task: Task, suite: str = "") -> None:
+def add_task(task: Task, suite: str = "", description: str = "") -> None:
     """Register a task as a suite of one, and as the next member of `suite`, where one is named.
+
+    Args:
+        task: The task.
+        suite: Name of the suite that grows by it.
+        description: One line on that suite; the first that is given counts.
 
     Raises:
         ConfigurationError: A suite that does not grow this way has that name, or it holds another task of that name.
@@ -92,11 +99,14 @@ def add_task(task: Task, suite: str = "") -> None:
         known = _grown[name].setdefault(task.name, task)
         if known != task:
             raise ConfigurationError(f"suite {name!r} already holds another task {task.name!r}; choose another name")
+    if suite and description:
+        _descriptions.setdefault(suite, description)
 
 
 def _grown_suite(name: str) -> TaskSuite:
     tasks = tuple(_grown[name].values())
-    description = tasks[0].instruction if len(tasks) == 1 else f"{len(tasks)} tasks: {', '.join(_grown[name])}"
+    told = tasks[0].instruction if len(tasks) == 1 else ", ".join(_grown[name])
+    description = _descriptions.get(name, told)
     return TaskSuite(name=name, tasks=tasks, description=description)
 
 
