@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.envs.scenes import meta_world, random_actions
-from vla_cl.envs import EnvironmentSpec, RenderingOptions, gl, rendering
+from vla_cl.envs import EnvironmentSpec, RenderingOptions, gl, gl_stage
 from vla_cl.envs.gl import BACKENDS, available_backends
 from vla_cl.errors import ConfigurationError, RenderingError, UnknownNameError
 
@@ -138,16 +138,16 @@ def test_environments_that_draw_in_turns_at_different_sizes_do_not_disturb_each_
 
 def test_environments_of_one_scene_share_one_upload_and_let_go_of_it() -> None:
     gc.collect()
-    before = len(rendering._stages)
+    before = len(gl_stage._stages)
     envs = [meta_world("door-open-v3") for _ in range(3)]
     for env in envs:
         env.render_camera("corner2", 64, 64)
-    assert len(rendering._stages) == before + 1
+    assert len(gl_stage._stages) == before + 1
     envs[0].close()
     image = envs[0].render_camera("corner2", 64, 64)  # drawing again after close
     for env in envs:
         env.close()
-    assert len(rendering._stages) == before
+    assert len(gl_stage._stages) == before
     np.testing.assert_array_equal(envs[1].render_camera("corner2", 64, 64), image)
 
 
@@ -231,30 +231,72 @@ assert np.array_equal(env.render_camera("corner2", 64, 64), image)
     assert (child.returncode, child.stderr) == (0, "")
 
 
-def test_without_a_usable_gl_the_way_out_is_told() -> None:
-    code = """
+BROKEN_EGL = {"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}
+NO_GL = """
 from vla_cl.envs import gl
-from vla_cl.errors import RenderingError
 gl._LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libabsent.so"}
+"""
+
+
+def test_without_a_usable_gl_rays_are_cast_and_the_way_out_is_told_once() -> None:
+    code = """
+from tests.envs.scenes import RenderingOptions
+other = meta_world("reach-v3")
+other.restart(seed=0)
+other.render_camera("corner2", 64, 64)
+cast = meta_world("push-v3", rendering=RenderingOptions(backend="raycast"))
+cast.restart(seed=0)
+assert np.array_equal(cast.render_camera("corner2", 64, 64), image)
+"""
+    child = run(NO_GL + DRAW + code, **BROKEN_EGL)
+    assert child.returncode == 0, child.stderr
+    (line,) = child.stderr.splitlines()
+    assert "ray casting" in line
+    assert "apt-get install libegl1 libgl1-mesa-dri" in line
+    assert "apt-get install libosmesa6" in line
+
+
+@pytest.mark.parametrize("chosen", ["option", "variable"])
+def test_a_chosen_gl_that_does_not_work_is_an_error(chosen: str) -> None:
+    code = """
+from vla_cl.errors import RenderingError
+from tests.envs.scenes import RenderingOptions, meta_world
 try:
-    from tests.envs.scenes import meta_world
-    env = meta_world("push-v3")
+    env = meta_world("push-v3", rendering=RenderingOptions(backend=BACKEND))
     env.restart(seed=0)
-    env.advance(env.action_space.sample())
     env.render_camera("corner2", 64, 64)
 except RenderingError as error:
     print(error)
 """
-    child = run(code, __EGL_VENDOR_LIBRARY_DIRS="/nonexistent")
-    assert child.returncode == 0, child.stderr
-    assert "apt-get install libegl1 libgl1-mesa-dri" in child.stdout
-    assert "apt-get install libosmesa6" in child.stdout
+    if chosen == "option":
+        child = run(code.replace("BACKEND", repr("egl")), **BROKEN_EGL)
+    else:
+        child = run(code.replace("BACKEND", repr("auto")), **BROKEN_EGL, MUJOCO_GL="egl")
+    assert "apt-get install libegl1 libgl1-mesa-dri" in child.stdout, child.stderr
+
+
+def test_mujocos_word_for_no_gl_casts_rays_without_a_warning() -> None:
+    child = run(DRAW + "print(sorted(name for name in sys.modules if name.startswith('OpenGL')))", MUJOCO_GL="disabled")
+    assert (child.returncode, child.stdout, child.stderr) == (0, "[]\n", "")
+
+
+def test_options_are_settled_as_drawing_would_choose() -> None:
+    code = """
+from vla_cl.envs import RenderingOptions
+from vla_cl.envs.rendering import settled
+print(settled(RenderingOptions()).backend, settled(RenderingOptions(backend="egl")).backend)
+"""
+    assert run(code).stdout == "auto egl\n"
+    assert run(code, MUJOCO_GL="disabled").stdout == "raycast egl\n"
+    child = run(NO_GL + code, **BROKEN_EGL)
+    assert child.stdout == "raycast egl\n"
+    assert len(child.stderr.splitlines()) == 1
 
 
 def test_a_broken_egl_gives_way_to_osmesa() -> None:
     if "osmesa" not in available_backends():
         pytest.skip("osmesa does not work here")
-    child = run(DRAW + "print(os.environ['PYOPENGL_PLATFORM'])", __EGL_VENDOR_LIBRARY_DIRS="/nonexistent")
+    child = run(DRAW + "print(os.environ['PYOPENGL_PLATFORM'])", **BROKEN_EGL)
     assert child.stdout.strip() == "osmesa", child.stderr
 
 

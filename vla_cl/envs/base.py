@@ -40,17 +40,26 @@ class ObservationOptions:
     privileged: bool = False
 
 
+RAYCAST = "raycast"
+RENDERING_BACKENDS = ("auto", "egl", "osmesa", RAYCAST)
+
+
 @dataclass(frozen=True)
 class RenderingOptions:
     """How images are drawn. The defaults are lean: each effect costs several times a frame's price.
 
     Args:
-        backend: "auto" (EGL, else OSMesa), "egl" or "osmesa".
+        backend: "auto" (EGL, else OSMesa, else ray casting with a warning), "egl", "osmesa", or "raycast": without
+            OpenGL, textures in their mean colour, none of the effects below.
         reflections: Draw mirror reflections of the floor and the table.
         shadows: Draw shadows.
         multisampling: Samples a pixel for anti-aliasing; 0 switches it off, MuJoCo's own default is 4.
         mesh_detail: Details of meshes smaller than this, in metres, are not drawn; 0 draws every triangle. Physics
-            never changes.
+            never changes. Rays are cast against every triangle for 0; otherwise a body's collision shapes stand in for
+            its finely tessellated meshes.
+
+    Raises:
+        ConfigurationError: No such backend.
     """
 
     backend: str = "auto"
@@ -58,6 +67,11 @@ class RenderingOptions:
     shadows: bool = False
     multisampling: int = 0
     mesh_detail: float = 0.005
+
+    def __post_init__(self) -> None:
+        if self.backend not in RENDERING_BACKENDS:
+            known = ", ".join(RENDERING_BACKENDS)
+            raise ConfigurationError(f"rendering backend {self.backend!r} is unknown; use one of {known}")
 
 
 @dataclass(frozen=True)

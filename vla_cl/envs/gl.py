@@ -15,11 +15,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from vla_cl.envs.base import RAYCAST
 from vla_cl.envs.mujoco_import import INSTALL, import_mujoco
 from vla_cl.errors import ConfigurationError, RenderingError
 
 BACKENDS = ("egl", "osmesa")
 """In the order in which "auto" prefers them."""
+
+_DECLINED = ("disable", "disabled", "off", "false", "0")
+"""MuJoCo's words in `MUJOCO_GL` for doing without GL."""
 
 _PLATFORM = "PYOPENGL_PLATFORM"
 _CHOICE = "MUJOCO_GL"
@@ -61,7 +65,7 @@ def at_release(release: Callable[[], None]) -> None:
 @functools.cache
 def available_backends() -> tuple[str, ...]:
     """The backends that can draw on this machine. Tried in child processes, which a faulty driver may crash."""
-    return tuple(backend for backend in BACKENDS if _works_in_child(backend))
+    return tuple(backend for backend in BACKENDS if _is_present(_LIBRARIES[backend]) and _works_in_child(backend))
 
 
 class _Context:
@@ -99,13 +103,21 @@ _releases: list[Callable[[], None]] = []
 _left_to_the_parent: list[_Context | None] = []
 
 
+def choice() -> str | None:
+    """What `MUJOCO_GL` asks for: "egl", "osmesa", or "raycast" where it declines GL ("disabled"); None if nothing."""
+    wanted = os.environ.get(_CHOICE, "").lower()
+    if wanted in _DECLINED:
+        return RAYCAST
+    return wanted if wanted in BACKENDS else None
+
+
 def _choose() -> str:
     """What `MUJOCO_GL` names; else whichever library is there; of both, EGL if it works.
 
     It has to be settled without trying here: MuJoCo finds GL functions through whichever library is loaded, so a
     process that has loaded a useless libEGL cannot draw with OSMesa any more.
     """
-    wanted = os.environ.get(_CHOICE, "").lower()
+    wanted = choice()
     if wanted in BACKENDS:
         return wanted
     present = [backend for backend in BACKENDS if _is_present(_LIBRARIES[backend])]
@@ -167,13 +179,27 @@ def _forget_parents_context() -> None:
 os.register_at_fork(after_in_child=_forget_parents_context)
 
 
+_DRAWS = """
+import sys
+from importlib import import_module
+import mujoco
+context = import_module("mujoco." + sys.argv[1]).GLContext(64, 64)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100).free()
+context.free()
+"""
+
+
 def _works_in_child(backend: str) -> bool:
-    code = f"from vla_cl.envs.gl import ensure_current; ensure_current({backend!r})"
-    environment = {name: value for name, value in os.environ.items() if name not in (_CHOICE, _PLATFORM)}
+    environment = {**os.environ, _CHOICE: backend, _PLATFORM: backend}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         child = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False
+            [sys.executable, "-c", _DRAWS, backend],
+            env=environment,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False

@@ -23,8 +23,8 @@ def import_robosuite() -> ModuleType:
 
     What it complains about while it is imported (no private macros, optional packages that are not there) is dropped;
     what it warns of later goes to `logging` like everything else, its chatter below warnings nowhere. `os.environ`,
-    where robosuite overwrites `MUJOCO_GL`, stays what it was. OpenCV, which robosuite needs for windows only, is done without
-    where it cannot be loaded: its usual build asks for libGL.so.1.
+    where robosuite overwrites `MUJOCO_GL`, stays what it was. OpenCV, which robosuite needs for windows only, is done
+    without where it cannot be loaded: its usual build asks for libGL.so.1.
 
     Raises:
         RenderingError: `MUJOCO_GL` names a GL library that is not there.

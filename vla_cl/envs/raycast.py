@@ -1,0 +1,263 @@
+"""Pictures of a MuJoCo scene without OpenGL: one ray a pixel, cast by MuJoCo itself against the model's geometry.
+
+It needs no system package at all. Textures show in their mean colour, and there are neither shadows nor reflections.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.base import RenderingOptions
+from vla_cl.envs.mujoco_import import import_mujoco
+from vla_cl.envs.ray_lights import Finish, lit
+from vla_cl.envs.ray_shapes import Array, contains, distances, mesh_contains, surface_normals, unit
+from vla_cl.envs.ray_surfaces import Sky, SurfaceRules, Surfaces
+
+_CAST, _NOT_CAST = 0, 5
+_ONLY_CAST = np.array([1, 0, 0, 0, 0, 0], np.uint8)
+_FAR = 1e10
+_NEAR = 1e-3
+_SWAPPED = ("body_bvhadr", "geom_group", "geom_matid", "geom_rgba")
+
+
+class RayCaster:
+    """Draws the fixed cameras of models that share their meshes and textures.
+
+    Args:
+        model: One of these, a `mujoco.MjModel`.
+        options: Of them only `mesh_detail` counts: 0 casts rays against every triangle; otherwise a body's collision
+            shapes stand in for its finely tessellated meshes.
+        hidden_groups: Groups of geoms that are not shown.
+    """
+
+    closed = False
+
+    def __init__(self, model: Any, options: RenderingOptions, hidden_groups: tuple[int, ...] = ()) -> None:
+        self._rules = SurfaceRules(model, hidden_groups, stand_ins=options.mesh_detail > 0)
+        self._sky = Sky(model)
+        self._rays: dict[tuple[float, ...], Array] = {}
+
+    def draw(self, model: Any, data: Any, camera: int, height: int, width: int) -> NDArray[np.uint8]:
+        """The image (height, width, 3) that a camera of the model takes, in the camera's own orientation.
+
+        Args:
+            model: The `mujoco.MjModel`. It is the same after as before.
+            data: The `mujoco.MjData` to show.
+            camera: Index of the camera.
+            height, width: Of the image, in pixels.
+        """
+        origin = data.cam_xpos[camera].copy()
+        edge = float(np.tan(np.radians(model.cam_fovy[camera]) / 2.0))
+        frame = data.cam_xmat[camera].reshape(3, 3)
+        directions = self._directions(edge, height, width) @ frame.T
+        view = _View(model, data, self._rules.of(model), origin, frame, edge, directions, (height, width))
+        visible = view.surfaces.visible & ~view.around()
+        translucent = visible & (view.surfaces.geoms.colours[:, 3] < 1.0)
+
+        image = self._sky.colours(directions)
+        geoms, depths = view.cast(visible & ~translucent)
+        view.paint(image, geoms, depths)
+        if translucent.any():
+            panes, pane_depths = view.cast(translucent)
+            panes[pane_depths >= depths] = -1
+            view.paint(image, panes, pane_depths)
+        view.paint_sites(image, depths)
+        return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).reshape(height, width, 3)
+
+    def _directions(self, edge: float, height: int, width: int) -> Array:
+        """Unit vectors (height * width, 3) through the pixels' centres, from the upper left, in the camera's frame."""
+        key = (edge, height, width)
+        if key not in self._rays:
+            rows = (1.0 - 2.0 * (np.arange(height) + 0.5) / height) * edge
+            columns = (2.0 * (np.arange(width) + 0.5) / width - 1.0) * edge * width / height
+            x, y = np.meshgrid(columns, rows)
+            self._rays[key] = unit(np.stack([x, y, np.full_like(x, -1.0)], axis=-1).reshape(-1, 3))
+        return self._rays[key]
+
+
+@dataclass(frozen=True)
+class _View:
+    """One camera's rays into one state of the world, N = height * width of them, row by row.
+
+    `frame` (3, 3) has the camera's axes as columns, and `edge` is the tangent of half its vertical field of view.
+    """
+
+    model: Any
+    data: Any
+    surfaces: Surfaces
+    origin: Array
+    frame: Array
+    edge: float
+    directions: Array
+    shape: tuple[int, int]
+
+    def around(self) -> NDArray[np.bool_]:
+        """Which geoms (G,) the camera is inside of. Their inner faces are not drawn."""
+        offsets = self.origin - self.data.geom_xpos
+        near = np.einsum("ij,ij->i", offsets, offsets) < np.square(self.model.geom_rbound)
+        inside = np.zeros(self.model.ngeom, bool)
+        for geom in np.flatnonzero(near & self.surfaces.visible):
+            point = offsets[geom] @ self.data.geom_xmat[geom].reshape(3, 3)
+            if self.model.geom_type[geom] == import_mujoco().mjtGeom.mjGEOM_MESH:
+                inside[geom] = mesh_contains(*_mesh(self.model, self.model.geom_dataid[geom]), point)
+            else:
+                inside[geom] = contains(self.model.geom_type[geom], self.model.geom_size[geom], point)
+        return inside
+
+    def cast(self, against: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Array]:
+        """The geom that each ray meets first (N,), -1 for none, and how far away (N,), infinite for none.
+
+        `mj_multiRay` chooses among geoms by group and opacity, so for the time of the call the model's geoms get
+        theirs from `against` (G,). Its own bounds of bodies and geoms are wrong for some directions (of a geom
+        straight below the camera in particular), so they are switched off, and each geom is given the rays of its
+        rectangle of the image instead.
+        """
+        mujoco, model = import_mujoco(), self.model
+        geoms, depths = np.full(self.shape, -1, np.int32), np.full(self.shape, np.inf)
+        before = {name: getattr(model, name).copy() for name in _SWAPPED}
+        model.body_bvhadr[:] = -1
+        model.geom_group[:] = _NOT_CAST
+        model.geom_matid[:] = -1
+        model.geom_rgba[:] = 1.0
+        try:
+            for geom, rows, columns in self._rectangles(np.flatnonzero(against)):
+                rays = self.directions.reshape(*self.shape, 3)[rows, columns].reshape(-1, 3)
+                hits, reach = np.empty(len(rays), np.int32), np.empty(len(rays))
+                model.geom_group[geom] = _CAST
+                mujoco.mj_multiRay(
+                    model, self.data, self.origin, rays.ravel(), _ONLY_CAST, 1, -1, hits, reach, len(rays), _FAR
+                )
+                model.geom_group[geom] = _NOT_CAST
+                reach = np.where(hits >= 0, reach, np.inf).reshape(depths[rows, columns].shape)
+                nearer = reach < depths[rows, columns]
+                depths[rows, columns][nearer] = reach[nearer]
+                geoms[rows, columns][nearer] = geom
+        finally:
+            for name, values in before.items():
+                getattr(model, name)[:] = values
+        return geoms.ravel(), depths.ravel()
+
+    def _rectangles(self, geoms: NDArray[np.intp]) -> Iterator[tuple[int, slice, slice]]:
+        """The part of the image that each of the geoms may show in: of its bounding box, seen in perspective."""
+        model, data = self.model, self.data
+        height, width = self.shape
+        signs = np.array(list(itertools.product((-1, 1), repeat=3)))
+        corners = model.geom_aabb[geoms, None, :3] + signs * model.geom_aabb[geoms, None, 3:]
+        world = np.einsum("gij,gkj->gki", data.geom_xmat[geoms].reshape(-1, 3, 3), corners)
+        seen = (world + data.geom_xpos[geoms, None] - self.origin) @ self.frame
+        ahead = -seen[..., 2]
+        bounded = (ahead > _NEAR).all(axis=1) & (model.geom_type[geoms] != import_mujoco().mjtGeom.mjGEOM_PLANE)
+        ahead = np.where(bounded[:, None], ahead, 1.0)
+        x = (seen[..., 0] / ahead / (self.edge * width / height) + 1.0) / 2.0 * width
+        y = (1.0 - seen[..., 1] / ahead / self.edge) / 2.0 * height
+        for index, geom in enumerate(geoms):
+            rows, columns = slice(0, height), slice(0, width)
+            if bounded[index]:
+                rows, columns = _pixels(y[index], height), _pixels(x[index], width)
+            if rows.start < rows.stop and columns.start < columns.stop:
+                yield int(geom), rows, columns
+
+    def paint(self, image: Array, geoms: NDArray[np.int32], depths: Array) -> None:
+        """Lay the surfaces that rays have met over the image (N, 3), in place, as opaque as they are."""
+        met = np.flatnonzero(geoms >= 0)
+        hit = geoms[met]
+        points = self.origin + depths[met, None] * self.directions[met]
+        normals = self._normals(geoms, met, points)
+        self._lay(image, met, self.surfaces.geoms.take(hit), points, normals)
+
+    def paint_sites(self, image: Array, depths: Array) -> None:
+        """Lay the sites that are in front of what is `depths` (N,) away over the image (N, 3), the farthest first."""
+        model, data = self.model, self.data
+        shown = np.flatnonzero(self.surfaces.sites.colours[:, 3] > 0)
+        away = np.linalg.norm(data.site_xpos[shown] - self.origin, axis=1)
+        for site in shown[np.argsort(-away)]:
+            frame = data.site_xmat[site].reshape(3, 3)
+            start = (self.origin - data.site_xpos[site]) @ frame
+            close = self._towards(data.site_xpos[site], float(np.linalg.norm(model.site_size[site])))
+            rays = self.directions[close]
+            site_depths = distances(model.site_type[site], model.site_size[site], start, rays @ frame)
+            met = site_depths < depths[close]
+            points = start + site_depths[met, None] * (rays[met] @ frame)
+            sizes = np.repeat(model.site_size[site][None], len(points), axis=0)
+            normals = surface_normals(model.site_type[site], sizes, points)
+            if normals is None or len(points) == 0:
+                continue
+            finish = self.surfaces.sites.take(np.full(len(points), site))
+            world = points @ frame.T + data.site_xpos[site]
+            self._lay(image, close[met], finish, world, normals @ frame.T)
+
+    def _lay(self, image: Array, rays: NDArray[np.intp], finish: Finish, points: Array, normals: Array) -> None:
+        towards_camera, forward = -self.directions[rays], -self.frame[:, 2]
+        seen = lit(self.model, self.data, finish, points, normals, towards_camera, forward)
+        opacity = finish.colours[:, 3:]
+        image[rays] = opacity * seen + (1.0 - opacity) * image[rays]
+
+    def _towards(self, centre: Array, radius: float) -> NDArray[np.intp]:
+        """Indices of the rays that pass within `radius` of a point."""
+        offset = centre - self.origin
+        along = self.directions @ offset
+        return np.flatnonzero((offset @ offset - np.square(along) <= radius**2) & (along > -radius))
+
+    def _normals(self, geoms: NDArray[np.int32], met: NDArray[np.intp], points: Array) -> Array:
+        """Unit vectors (M, 3): in closed form where the shape has one, else from neighbouring pixels."""
+        data = self.data
+        hit = geoms[met]
+        normals = np.zeros_like(points)
+        for shape in np.unique(self.model.geom_type[hit]):
+            of_shape = np.flatnonzero(self.model.geom_type[hit] == shape)
+            own = hit[of_shape]
+            frames = data.geom_xmat[own].reshape(-1, 3, 3)
+            local = np.einsum("ni,nij->nj", points[of_shape] - data.geom_xpos[own], frames)
+            found = surface_normals(shape, self.model.geom_size[own], local)
+            if found is not None:
+                normals[of_shape] = np.einsum("nij,nj->ni", frames, found)
+        unknown = ~normals.any(axis=1)
+        if unknown.any():
+            grid = np.zeros((*self.shape, 3))
+            grid.reshape(-1, 3)[met] = points
+            towards_camera = -self.directions.reshape(*self.shape, 3)
+            normals[unknown] = _slopes(geoms.reshape(self.shape), grid, towards_camera).reshape(-1, 3)[met[unknown]]
+        return normals
+
+
+def _slopes(geoms: NDArray[np.int32], points: Array, towards_camera: Array) -> Array:
+    """Unit normals (H, W, 3) from the differences between neighbouring pixels that show the same geom.
+
+    Of the two neighbours along an axis that with the smaller difference counts, so that edges stay sharp.
+
+    Args:
+        geoms: (H, W).
+        points: (H, W, 3) where the rays have met them.
+        towards_camera: (H, W, 3) unit vectors; the normal where a pixel has no such neighbour.
+    """
+    tangents = []
+    for axis in (0, 1):
+        step = np.diff(points, axis=axis)
+        step[np.diff(geoms, axis=axis) != 0] = np.inf
+        edge = np.full_like(step.take([0], axis=axis), np.inf)
+        before, after = np.concatenate([edge, step], axis=axis), np.concatenate([step, edge], axis=axis)
+        nearer = np.square(before).sum(axis=2) < np.square(after).sum(axis=2)
+        tangents.append(np.where(nearer[..., None], before, after))
+    known = np.isfinite(tangents[0]).all(axis=2) & np.isfinite(tangents[1]).all(axis=2)
+    rows, columns = (np.where(known[..., None], tangent, 0.0) for tangent in tangents)
+    normals = unit(np.cross(rows, columns))
+    facing = np.einsum("ijk,ijk->ij", normals, towards_camera)[..., None]
+    return np.where(facing == 0.0, towards_camera, normals * np.sign(facing))
+
+
+def _pixels(positions: Array, count: int) -> slice:
+    """The pixels of a row or a column, `count` in all, whose centres may lie between some positions."""
+    first, last = np.floor(positions.min()) - 1, np.ceil(positions.max()) + 1
+    return slice(int(np.clip(first, 0, count)), int(np.clip(last, 0, count)))
+
+
+def _mesh(model: Any, mesh: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    vertices = slice(model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh])
+    faces = slice(model.mesh_faceadr[mesh], model.mesh_faceadr[mesh] + model.mesh_facenum[mesh])
+    return model.mesh_vert[vertices], model.mesh_face[faces]
