@@ -68,14 +68,14 @@ def _tasks(what: str) -> tuple[Task, ...]:
     Raises:
         UnknownNameError: Neither a suite nor a task is called that.
     """
-    from vla_cl.tasks import SUITES, find_task, get_suite
+    from vla_cl.tasks import SUITES, available_suites, find_task, get_suite
 
-    if what in SUITES:
+    if what in SUITES or "+" in what:
         return get_suite(what).unique_tasks
     try:
         return (find_task(what),)
     except UnknownNameError as error:
         if "/" in what:
             raise
-        known = {*SUITES, *(task.name for suite in SUITES for task in get_suite(suite).tasks)}
+        known = {*SUITES, *(task.name for suite in available_suites() for task in suite.tasks)}
         raise UnknownNameError("suite or task", what, known, "vla-cl suites; vla-cl tasks") from error

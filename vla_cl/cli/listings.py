@@ -14,7 +14,7 @@ def suites(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption) 
 
     Example: [bold]vla-cl suites --json[/bold]
     """
-    from vla_cl.tasks import SUITES, get_suite
+    from vla_cl.tasks import available_suites
 
     load_plugins(plugin or [])
     listed: list[dict[str, Any]] = [
@@ -24,7 +24,7 @@ def suites(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption) 
             "tasks": [task.name for task in suite.tasks],
             "orders": ["default", *suite.orders],
         }
-        for suite in (get_suite(name) for name in SUITES)
+        for suite in available_suites()
     ]
     if as_json:
         print_json(listed)

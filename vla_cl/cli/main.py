@@ -1,7 +1,7 @@
 """The command `vla-cl`: which commands there are, and how every failure ends in one line.
 
-Exit status: 0 done; 1 `doctor` or `data validate` found something broken; 2 a mistake, told in one line on stderr; 130
-interrupted.
+Exit status: 0 done; 1 `doctor`, `data validate` or `tasks check` found something broken; 2 a mistake, told in one line on
+stderr; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Experiments": (run.run, collect.collect, evaluate.evaluate, report.report),
-    "What there is": (listings.suites, tasks.tasks, listings.policies, listings.strategies),
+    "What there is": (listings.suites, listings.policies, listings.strategies),
     "This machine": (doctor.doctor,),
 }
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Experiments")
+app.add_typer(tasks.app, name="tasks", rich_help_panel="What there is")
 
 
 def _print_version(wanted: bool) -> None:

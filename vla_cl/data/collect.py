@@ -25,7 +25,7 @@ from vla_cl.envs import BACKENDS, ObservationOptions, RenderingOptions
 from vla_cl.errors import SimulationError
 from vla_cl.progress import progress_bar
 from vla_cl.registry import load_plugins
-from vla_cl.tasks import SUITES, Task, get_suite, gymnasium_id, make_expert
+from vla_cl.tasks import Task, available_suites, gymnasium_id, make_expert
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _cameras(task: Task, observation: ObservationOptions) -> tuple[str, ...]:
 
 def _gymnasium_name(task: Task) -> str:
     """The Gymnasium id under which some suite offers the task, else its name."""
-    for suite in SUITES:
-        if task in get_suite(suite).tasks:
-            return gymnasium_id(suite, task.name)
+    for suite in available_suites():
+        if task in suite.tasks:
+            return gymnasium_id(suite.name, task.name)
     return task.name

@@ -8,7 +8,7 @@ from vla_cl.tasks.declaration import READERS, load_declarations
 from vla_cl.tasks.expert import EXPERTS, Expert, make_expert
 from vla_cl.tasks.gymnasium_ids import gymnasium_id, make, register_gymnasium_ids
 from vla_cl.tasks.register import add_task, register_task
-from vla_cl.tasks.suite import SUITES, TaskSuite, find_task, get_suite, register_suite
+from vla_cl.tasks.suite import SUITES, TaskSuite, available_suites, find_task, get_suite, register_suite
 from vla_cl.tasks.task import SeedSplit, Task
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "TaskSuite",
     "add_task",
+    "available_suites",
     "contact_sheet",
     "find_task",
     "get_suite",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
-from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
 from vla_cl.registry import Registry
 from vla_cl.seeding import numpy_generator
 from vla_cl.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 Ranges = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 """Lower and upper ends (D,) of "action", "agent_pos" and "environment_state"."""
@@ -96,15 +100,72 @@ def register_suite(name: str) -> Callable[[Callable[[], TaskSuite]], Callable[[]
 
 
 def get_suite(name: str) -> TaskSuite:
-    """Build a registered suite.
+    """Build a registered suite, or the sequence that "+" joins: "mw3+pushing", "mw5/window-close+pushing/push-left".
+
+    A joined sequence holds whole suites and single tasks ("suite/task") in the order in which they are named.
 
     Raises:
-        UnknownNameError: No such suite.
+        UnknownNameError: No such suite, or no such task in it.
+        ConfigurationError: A plug-in's suite cannot be built.
     """
-    suite = SUITES[name]()
+    if "+" in name or "/" in name:
+        return _joined(name)
+    factory = SUITES[name]
+    try:
+        suite = factory()
+    except VlaClError:
+        raise
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"suite {name!r} cannot be built: {told}") from error
     if suite.name != name:
         raise ConfigurationError(f"the suite registered as {name!r} calls itself {suite.name!r}; make them agree")
     return suite
+
+
+def available_suites() -> list[TaskSuite]:
+    """Every registered suite that can be built; the others are left out with a warning."""
+    suites = []
+    for name in SUITES:
+        try:
+            suites.append(get_suite(name))
+        except VlaClError as error:
+            logger.warning("suite %r is left out: %s", name, error)
+    return suites
+
+
+def _joined(name: str) -> TaskSuite:
+    tasks: list[Task] = []
+    suites = []
+    for part in name.split("+"):
+        suite_name, _, task_name = part.partition("/")
+        suite = get_suite(suite_name)
+        suites.append(suite)
+        tasks += [suite.task(task_name)] if task_name else suite.tasks
+    meant: dict[str, Task] = {}
+    for task in tasks:
+        if meant.setdefault(task.name, task) != task:
+            raise ConfigurationError(f"{name!r} holds two different tasks called {task.name!r}; leave one of them out")
+    return TaskSuite(
+        name=name,
+        tasks=tuple(tasks),
+        description=f"joined from {', '.join(dict.fromkeys(suite.name for suite in suites))}",
+        ranges=_covering([suite.ranges for suite in suites]),
+    )
+
+
+def _covering(ranges: Sequence[Ranges]) -> Ranges:
+    """The smallest ranges that hold all of them; none, unless all suites declare them."""
+    if not all(ranges):
+        return {}
+    vectors = [name for name in ranges[0] if all(name in each for each in ranges)]
+    covering = {}
+    for name in vectors:
+        lows, highs = zip(*(each[name] for each in ranges), strict=True)
+        low = tuple(min(values) for values in zip_longest(*lows, fillvalue=0.0))
+        high = tuple(max(values) for values in zip_longest(*highs, fillvalue=0.0))
+        covering[name] = (low, high)
+    return covering
 
 
 def find_task(name: str) -> Task:
@@ -117,7 +178,7 @@ def find_task(name: str) -> Task:
     suite_name, separator, task_name = name.rpartition("/")
     if separator:
         return get_suite(suite_name).task(task_name)
-    suites = [get_suite(suite) for suite in SUITES]
+    suites = available_suites()
     holders = [suite for suite in suites if any(task.name == name for task in suite.tasks)]
     if not holders:
         known = {task.name for suite in suites for task in suite.tasks}
