@@ -75,6 +75,11 @@ class ArmControl:
         self._physics_steps = physics_steps
 
     @property
+    def base_rotation(self) -> NDArray[np.float64]:
+        """Rotation matrix (3, 3) of the frame in which actions are given."""
+        return self._origin_rotation.copy()
+
+    @property
     def gripper_command(self) -> NDArray[np.float64]:
         """What each finger was told last (g,), in [-1, 1]: a gripper moves by increments. Part of the state."""
         command = np.asarray(self._gripper.current_action, dtype=np.float64)
@@ -120,4 +125,3 @@ def _check_supported(controller: Any) -> None:
                 f"the fast stepper needs a controller whose {setting} is {expected!r}, not {found!r}; "
                 "use stepper='robosuite'"
             )
-

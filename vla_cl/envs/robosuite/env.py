@@ -144,6 +144,16 @@ class RobosuiteEnv(ManipulationEnv):
     # --- what experts ask ----------------------------------------------------------------------------------------
 
     @property
+    def base_rotation(self) -> NDArray[np.float64]:
+        """Rotation matrix (3, 3) of the frame in which actions are given: the robot's base."""
+        return self._control.base_rotation
+
+    @property
+    def action_delay(self) -> int:
+        """Control steps that pass before an action takes effect."""
+        return self._delay
+
+    @property
     def objects(self) -> tuple[str, ...]:
         """Names of the objects and fixtures."""
         return tuple(self._bodies)
@@ -194,7 +204,9 @@ class RobosuiteEnv(ManipulationEnv):
         """
         sizes = self._state_sizes()
         if np.shape(state) != (sum(sizes),):
-            raise SimulationError(f"a state of {self.environment} has {sum(sizes)} numbers, got shape {np.shape(state)}")
+            raise SimulationError(
+                f"a state of {self.environment} has {sum(sizes)} numbers, got shape {np.shape(state)}"
+            )
         parts = np.split(np.asarray(state, dtype=np.float64), np.cumsum(sizes)[:-1])
         counter, pending, command, posture, wiped, *moved, physics = parts
         self.elapsed_steps = int(counter[0])
@@ -243,30 +255,27 @@ class RobosuiteEnv(ManipulationEnv):
         mujoco = self._mujoco
         self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._instability = instability_counters(mujoco, self.data)
-        self.edit_model()
         scene = hashlib.sha256(self.raw.model.get_xml().encode()).hexdigest()
         self._renderer = Renderer(self.model, self.specification.rendering, scene, hidden_groups=(_COLLISION_GROUP,))
         for camera in self.cameras:
             known = {*self._renderer.cameras, *_CAMERA_NAMES}
             if camera not in known:
                 raise UnknownNameError("camera", camera, known)
-        self._bodies = {
-            item.name: int(self.model.body(item.root_body).id) for item in self.raw.model.mujoco_objects
-        }
-        self._joints = self._fixture_joints()
+        self._find_things()
         self._markers = WipedMarkers(self.raw)
         self.gripper = GripperPose(self.raw.robots[0], self.model, self.data)
         standing = [body for body in self._bodies.values() if not self._is_free(body)]
         placed = np.array(sorted({*standing, *self._markers.bodies}), dtype=np.intp)
-        self._moved_rows = {"body_pos": placed, "body_quat": placed, "geom_rgba": np.array(self._markers.geoms, np.intp)}
+        self._moved_rows = {
+            "body_pos": placed,
+            "body_quat": placed,
+            "geom_rgba": np.array(self._markers.geoms, np.intp),
+        }
         self._pristine = {name: getattr(self.model, name).copy() for name in self._moved_rows}
 
     def _is_free(self, body: int) -> bool:
         first = self.model.body_jntadr[body]
         return bool(first >= 0 and self.model.jnt_type[first] == self._mujoco.mjtJoint.mjJNT_FREE)
-
-    def edit_model(self) -> None:
-        """A subclass may change the compiled model here: cameras, friction, masses."""
 
     def _after_reset(self) -> None:
         self._control = ArmControl(self.raw.robots[0], self.model, self.data, physics_steps(self.raw))
@@ -286,11 +295,13 @@ class RobosuiteEnv(ManipulationEnv):
             controller.new_update = True
         self.raw.robots[0].part_controllers["right"].initial_joint = self._control.posture
 
-    def _fixture_joints(self) -> dict[str, int]:
-        """Addresses in `qpos` of the joints that are neither the robot's nor free."""
+    def _find_things(self) -> None:
+        """Learn the bodies of objects and fixtures by name, and where the fixtures' joints lie in `qpos`."""
         free = int(self._mujoco.mjtJoint.mjJNT_FREE)
-        joints = {name: self.model.joint(name) for item in self.raw.model.mujoco_objects for name in item.joints}
-        return {name: int(joint.qposadr[0]) for name, joint in joints.items() if joint.type[0] != free}
+        things = self.raw.model.mujoco_objects
+        self._bodies = {item.name: int(self.model.body(item.root_body).id) for item in things}
+        joints = {name: self.model.joint(name) for item in things for name in item.joints}
+        self._joints = {name: int(joint.qposadr[0]) for name, joint in joints.items() if joint.type[0] != free}
 
 
 BACKENDS.register("robosuite", RobosuiteEnv)

@@ -31,9 +31,7 @@ _SINGULAR = 1e-13  # a pivot this small against its diagonal is rounding
 _address = types.uintp
 _mj_step1 = types.ExternalFunction("mj_step1", types.void(_address, _address))
 _mj_step2 = types.ExternalFunction("mj_step2", types.void(_address, _address))
-_mj_jac_site = types.ExternalFunction(
-    "mj_jacSite", types.void(_address, _address, _address, _address, types.int32)
-)
+_mj_jac_site = types.ExternalFunction("mj_jacSite", types.void(_address, _address, _address, _address, types.int32))
 _mj_full_m = types.ExternalFunction("mj_fullM", types.void(_address, _address, _address))
 
 

@@ -22,6 +22,10 @@ class GripperPose:
     Args:
         robot: A `robosuite.robots.FixedBaseRobot`, reset.
         model, data: The `mujoco.MjModel` and `mujoco.MjData`.
+
+    Attributes:
+        reference: Rotation (3, 3) of the hand where it points straight down as at its nominal start.
+        finger_axis: Unit vector (3,) in the hand's frame along which the fingers close; the first axis without fingers.
     """
 
     def __init__(self, robot: Any, model: Any, data: Any) -> None:
@@ -34,7 +38,12 @@ class GripperPose:
         nominal = mujoco.MjData(model)
         nominal.qpos[robot._ref_joint_pos_indexes] = robot.init_qpos
         mujoco.mj_kinematics(model, nominal)
-        self.reference = pointing_down(nominal.site_xmat[self._site].reshape(3, 3))
+        hand = nominal.site_xmat[self._site].reshape(3, 3)
+        self.reference = pointing_down(hand)
+        self.finger_axis = np.array([1.0, 0.0, 0.0])
+        if self._pads:
+            left, right = (nominal.geom_xpos[pad].mean(axis=0) for pad in self._pads)
+            self.finger_axis = hand.T @ (left - right) / np.linalg.norm(left - right)
 
     @property
     def position(self) -> NDArray[np.float64]:

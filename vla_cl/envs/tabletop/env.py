@@ -1,0 +1,145 @@
+"""Declared scenes behind the environment contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.base import BACKENDS, EnvironmentSpec
+from vla_cl.envs.robosuite.env import RobosuiteEnv
+from vla_cl.envs.tabletop import fixtures, objects
+from vla_cl.envs.tabletop.item import Item
+from vla_cl.envs.tabletop.predicates import holds
+from vla_cl.envs.tabletop.scene import Scene
+from vla_cl.envs.tabletop.world import TABLE_HEIGHT, register_world
+
+BUILT_IN_KINDS = (objects, fixtures)
+"""Modules that register what can be declared."""
+
+
+class TabletopEnv(RobosuiteEnv):
+    """A scene with a goal on robosuite's table. It is solved when all conditions of the goal hold at once.
+
+    Observations and actions are `RobosuiteEnv`'s. In `environment_state`, things come in the order of the declaration.
+
+    Args:
+        spec: How to build it.
+        render_mode: None or "rgb_array".
+        scene: The declaration, as `Scene.from_mapping` reads it.
+        robot, gripper, stepper, rebuild, action_delay: As for `RobosuiteEnv`.
+
+    Raises:
+        UnknownNameError: The scene names something that does not exist.
+        ConfigurationError: The scene cannot be built.
+    """
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        render_mode: str | None = None,
+        *,
+        scene: Mapping[str, Any],
+        robot: str = "Panda",
+        gripper: str = "default",
+        stepper: str = "fast",
+        rebuild: bool = False,
+        action_delay: int = 0,
+    ) -> None:
+        self.scene = Scene.from_mapping(scene)
+        self.items = self.scene.items()
+        super().__init__(
+            spec,
+            render_mode,
+            environment=register_world(),
+            robot=robot,
+            gripper=gripper,
+            stepper=stepper,
+            rebuild=rebuild,
+            action_delay=action_delay,
+            options={"scene": self.scene},
+        )
+
+    def judge(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
+        """1 and True when every condition of the goal holds; `info["conditions"]` tells them apart."""
+        conditions = {
+            str(condition): holds(self, condition.predicate, condition.arguments, condition.negated)
+            for condition in self.scene.goal
+        }
+        success = all(conditions.values())
+        return float(success), success, {"conditions": conditions}
+
+    # --- what predicates and experts look at -------------------------------------------------------------------
+
+    def item(self, name: str) -> Item:
+        """What a thing is made of."""
+        return self.items[name]
+
+    def pose(self, name: str, part: str = "") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position (3,) in metres from the middle of the table's top, and rotation (3, 3), of a thing or a part."""
+        body = self._part_bodies[name, part] if part else self._bodies[name]
+        position = np.array(self.data.xpos[body])
+        position[2] -= TABLE_HEIGHT
+        return position, np.array(self.data.xmat[body]).reshape(3, 3)
+
+    def joint(self, name: str) -> float:
+        """Position of a fixture's mechanism, in metres or radians."""
+        return float(self.data.qpos[self._joints[name]])
+
+    def touching(self, first: str, second: str) -> bool:
+        """Whether two things are in contact."""
+        return self._contact(self._thing_index[first], self._thing_index[second])
+
+    def held(self, name: str) -> bool:
+        """Whether the robot touches a thing."""
+        return self._contact(self._thing_index[name], _ROBOT)
+
+    def _contact(self, first: int, second: int) -> bool:
+        owners = self._owners[self.data.contact.geom]
+        pairs = np.sort(owners, axis=1)
+        return bool((pairs == sorted((first, second))).all(axis=1).any())
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _find_things(self) -> None:
+        model = self.model
+        self._bodies = {name: int(model.body(name).id) for name in self.items}
+        self._thing_index = {name: index for index, name in enumerate(self.items)}
+        self._joints = {
+            name: int(model.joint(f"{name}_{item.mechanism.joint}").qposadr[0])
+            for name, item in self.items.items()
+            if item.mechanism is not None
+        }
+        parts = {
+            (name, part)
+            for name, item in self.items.items()
+            for part in (
+                item.interior_body,
+                item.mechanism.part if item.mechanism else "",
+                item.grip and item.grip.body,
+            )
+            if part
+        }
+        self._part_bodies = {(name, part): int(model.body(f"{name}_{part}").id) for name, part in parts}
+        self._owners = self._owner_of_each_geom()
+
+    def _owner_of_each_geom(self) -> NDArray[np.intp]:
+        """For each geom the index of the thing that it belongs to, `_ROBOT`, or `_NOBODY`."""
+        owner_of_body = np.full(self.model.nbody, _NOBODY, dtype=np.intp)
+        for name, body in self._bodies.items():
+            owner_of_body[body] = self._thing_index[name]
+        for body in range(1, self.model.nbody):
+            parent = int(self.model.body_parentid[body])
+            if owner_of_body[body] == _NOBODY:
+                owner_of_body[body] = owner_of_body[parent]
+            if self.model.body(body).name.startswith(("robot0_", "gripper0_")):
+                owner_of_body[body] = _ROBOT
+        owners: NDArray[np.intp] = owner_of_body[self.model.geom_bodyid]
+        return owners
+
+
+_NOBODY, _ROBOT = -1, -2
+
+BACKENDS.register("tabletop", TabletopEnv)
