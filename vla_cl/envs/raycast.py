@@ -23,6 +23,8 @@ _CAST, _NOT_CAST = 0, 5
 _ONLY_CAST = np.array([1, 0, 0, 0, 0, 0], np.uint8)
 _FAR = 1e10
 _NEAR = 1e-3
+_TILE = 16
+_CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 _SWAPPED = ("body_bvhadr", "geom_group", "geom_matid", "geom_rgba")
 
 
@@ -115,57 +117,71 @@ class _View:
 
         `mj_multiRay` chooses among geoms by group and opacity, so for the time of the call the model's geoms get
         theirs from `against` (G,). Its own bounds of bodies and geoms are wrong for some directions (of a geom
-        straight below the camera in particular), so they are switched off, and each geom is given the rays of its
-        rectangle of the image instead.
+        straight below the camera in particular), so they are switched off, and each tile of the image is given the
+        geoms that may show in it instead.
         """
         mujoco, model = import_mujoco(), self.model
-        geoms, depths = np.full(self.shape, -1, np.int32), np.full(self.shape, np.inf)
+        geoms, depths = np.full(len(self.directions), -1, np.int32), np.full(len(self.directions), np.inf)
         before = {name: getattr(model, name).copy() for name in _SWAPPED}
         model.body_bvhadr[:] = -1
-        model.geom_group[:] = _NOT_CAST
         model.geom_matid[:] = -1
         model.geom_rgba[:] = 1.0
         try:
-            for geom, rows, columns in self._rectangles(np.flatnonzero(against)):
-                rays = self.directions.reshape(*self.shape, 3)[rows, columns].reshape(-1, 3)
-                hits, reach = np.empty(len(rays), np.int32), np.empty(len(rays))
-                model.geom_group[geom] = _CAST
+            for candidates, rays in self._tiles(against):
+                model.geom_group[:] = np.where(candidates, _CAST, _NOT_CAST)
+                directions, count = self.directions[rays].ravel(), len(rays)
+                hits, reach = np.empty(count, np.int32), np.empty(count)
                 mujoco.mj_multiRay(
-                    model, self.data, self.origin, rays.ravel(), _ONLY_CAST, 1, -1, hits, reach, len(rays), _FAR
+                    model, self.data, self.origin, directions, _ONLY_CAST, 1, -1, hits, reach, count, _FAR
                 )
-                model.geom_group[geom] = _NOT_CAST
-                reach = np.where(hits >= 0, reach, np.inf).reshape(depths[rows, columns].shape)
-                nearer = reach < depths[rows, columns]
-                depths[rows, columns][nearer] = reach[nearer]
-                geoms[rows, columns][nearer] = geom
+                geoms[rays], depths[rays] = hits, np.where(hits >= 0, reach, np.inf)
         finally:
             for name, values in before.items():
                 getattr(model, name)[:] = values
-        return geoms.ravel(), depths.ravel()
+        return geoms, depths
 
-    def _rectangles(self, geoms: NDArray[np.intp]) -> Iterator[tuple[int, slice, slice]]:
-        """The part of the image that each of the geoms may show in: of its bounding box, seen in perspective."""
-        model, data = self.model, self.data
+    def _tiles(self, against: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+        """The rays of the tiles that the same geoms (G,) may show in, for each such set of geoms."""
         height, width = self.shape
-        signs = np.array(list(itertools.product((-1, 1), repeat=3)))
-        corners = model.geom_aabb[geoms, None, :3] + signs * model.geom_aabb[geoms, None, 3:]
-        world = np.einsum("gij,gkj->gki", data.geom_xmat[geoms].reshape(-1, 3, 3), corners)
-        seen = (world + data.geom_xpos[geoms, None] - self.origin) @ self.frame
+        low, high = self._bounds()
+        tiles_down, tiles_across = -(-height // _TILE), -(-width // _TILE)
+        tops, lefts = np.arange(tiles_down)[:, None] * _TILE, np.arange(tiles_across)[:, None] * _TILE
+        rows = (low[:, 1] < tops + _TILE) & (high[:, 1] > tops)
+        columns = (low[:, 0] < lefts + _TILE) & (high[:, 0] > lefts)
+        shown = (rows[:, None] & columns[None] & against).reshape(tiles_down * tiles_across, -1)
+        sets, tile_sets = np.unique(shown, axis=0, return_inverse=True)
+        tile_of_row, tile_of_column = np.arange(height) // _TILE, np.arange(width) // _TILE
+        ray_sets = tile_sets.ravel()[(tile_of_row[:, None] * tiles_across + tile_of_column).ravel()]
+        for index, candidates in enumerate(sets):
+            if candidates.any():
+                yield candidates, np.flatnonzero(ray_sets == index)
+
+    def _bounds(self) -> tuple[Array, Array]:
+        """Upper left and lower right corners (G, 2), column and row, of the pixels in which each geom may show.
+
+        The bounding box is projected. All of the image for planes and for boxes that reach behind the camera; nothing
+        for boxes that are all behind it.
+        """
+        model, data = self.model, self.data
+        size = np.array(self.shape[::-1], float)
+        corners = model.geom_aabb[:, None, :3] + _CORNERS * model.geom_aabb[:, None, 3:]
+        world = np.einsum("gij,gkj->gki", data.geom_xmat.reshape(-1, 3, 3), corners) + data.geom_xpos[:, None]
+        seen = (world - self.origin) @ self.frame
         ahead = -seen[..., 2]
-        bounded = (ahead > _NEAR).all(axis=1) & (model.geom_type[geoms] != import_mujoco().mjtGeom.mjGEOM_PLANE)
-        ahead = np.where(bounded[:, None], ahead, 1.0)
-        x = (seen[..., 0] / ahead / (self.edge * width / height) + 1.0) / 2.0 * width
-        y = (1.0 - seen[..., 1] / ahead / self.edge) / 2.0 * height
-        for index, geom in enumerate(geoms):
-            rows, columns = slice(0, height), slice(0, width)
-            if bounded[index]:
-                rows, columns = _pixels(y[index], height), _pixels(x[index], width)
-            if rows.start < rows.stop and columns.start < columns.stop:
-                yield int(geom), rows, columns
+        endless = model.geom_type == import_mujoco().mjtGeom.mjGEOM_PLANE
+        whole = endless | (ahead <= _NEAR).any(axis=1)
+        slopes = seen[..., :2] / np.where(ahead > _NEAR, ahead, 1.0)[..., None] * (1.0, -1.0)
+        pixels = (slopes / (self.edge * size / size[1]) + 1.0) / 2.0 * size
+        low = np.where(whole[:, None], 0.0, pixels.min(axis=1) - 1.0)
+        high = np.where(whole[:, None], size, pixels.max(axis=1) + 1.0)
+        high[~endless & (ahead <= _NEAR).all(axis=1)] = 0.0
+        return low, high
 
     def paint(self, image: Array, geoms: NDArray[np.int32], depths: Array) -> None:
         """Lay the surfaces that rays have met over the image (N, 3), in place, as opaque as they are."""
         met = np.flatnonzero(geoms >= 0)
+        if len(met) == 0:
+            return
         hit = geoms[met]
         points = self.origin + depths[met, None] * self.directions[met]
         normals = self._normals(geoms, met, points)
@@ -206,23 +222,34 @@ class _View:
 
     def _normals(self, geoms: NDArray[np.int32], met: NDArray[np.intp], points: Array) -> Array:
         """Unit vectors (M, 3): in closed form where the shape has one, else from neighbouring pixels."""
-        data = self.data
-        hit = geoms[met]
+        data, hit = self.data, geoms[met]
+        shapes = self.model.geom_type[hit]
         normals = np.zeros_like(points)
-        for shape in np.unique(self.model.geom_type[hit]):
-            of_shape = np.flatnonzero(self.model.geom_type[hit] == shape)
+        for shape in np.flatnonzero(np.bincount(shapes)):
+            of_shape = np.flatnonzero(shapes == shape)
             own = hit[of_shape]
             frames = data.geom_xmat[own].reshape(-1, 3, 3)
             local = np.einsum("ni,nij->nj", points[of_shape] - data.geom_xpos[own], frames)
             found = surface_normals(shape, self.model.geom_size[own], local)
-            if found is not None:
+            if found is None:
+                normals[of_shape] = self._estimated_normals(geoms, met, points, of_shape)
+            else:
                 normals[of_shape] = np.einsum("nij,nj->ni", frames, found)
-        unknown = ~normals.any(axis=1)
-        if unknown.any():
-            grid = np.zeros((*self.shape, 3))
-            grid.reshape(-1, 3)[met] = points
-            towards_camera = -self.directions.reshape(*self.shape, 3)
-            normals[unknown] = _slopes(geoms.reshape(self.shape), grid, towards_camera).reshape(-1, 3)[met[unknown]]
+        return normals
+
+    def _estimated_normals(
+        self, geoms: NDArray[np.int32], met: NDArray[np.intp], points: Array, wanted: NDArray[np.intp]
+    ) -> Array:
+        """Normals at some of the M points, from the part of the image around them."""
+        grid = np.zeros((*self.shape, 3))
+        grid.reshape(-1, 3)[met] = points
+        rows, columns = np.divmod(met[wanted], self.shape[1])
+        top, left = max(rows.min() - 1, 0), max(columns.min() - 1, 0)
+        part = slice(top, rows.max() + 2), slice(left, columns.max() + 2)
+        towards_camera = -self.directions.reshape(grid.shape)[part]
+        normals: Array = _slopes(geoms.reshape(self.shape)[part], grid[part], towards_camera)[
+            rows - top, columns - left
+        ]
         return normals
 
 
@@ -239,22 +266,18 @@ def _slopes(geoms: NDArray[np.int32], points: Array, towards_camera: Array) -> A
     tangents = []
     for axis in (0, 1):
         step = np.diff(points, axis=axis)
-        step[np.diff(geoms, axis=axis) != 0] = np.inf
-        edge = np.full_like(step.take([0], axis=axis), np.inf)
-        before, after = np.concatenate([edge, step], axis=axis), np.concatenate([step, edge], axis=axis)
-        nearer = np.square(before).sum(axis=2) < np.square(after).sum(axis=2)
-        tangents.append(np.where(nearer[..., None], before, after))
-    known = np.isfinite(tangents[0]).all(axis=2) & np.isfinite(tangents[1]).all(axis=2)
-    rows, columns = (np.where(known[..., None], tangent, 0.0) for tangent in tangents)
+        gap = np.einsum("ijk,ijk->ij", step, step)
+        gap[np.diff(geoms, axis=axis) != 0] = np.inf
+        nothing, endless = np.zeros_like(points.take([0], axis)), np.full_like(gap.take([0], axis), np.inf)
+        before, gap_before = np.concatenate([nothing, step], axis), np.concatenate([endless, gap], axis)
+        after, gap_after = np.concatenate([step, nothing], axis), np.concatenate([gap, endless], axis)
+        tangent = np.where((gap_before < gap_after)[..., None], before, after)
+        tangent[np.minimum(gap_before, gap_after) == np.inf] = 0.0
+        tangents.append(tangent)
+    rows, columns = tangents
     normals = unit(np.cross(rows, columns))
     facing = np.einsum("ijk,ijk->ij", normals, towards_camera)[..., None]
     return np.where(facing == 0.0, towards_camera, normals * np.sign(facing))
-
-
-def _pixels(positions: Array, count: int) -> slice:
-    """The pixels of a row or a column, `count` in all, whose centres may lie between some positions."""
-    first, last = np.floor(positions.min()) - 1, np.ceil(positions.max()) + 1
-    return slice(int(np.clip(first, 0, count)), int(np.clip(last, 0, count)))
 
 
 def _mesh(model: Any, mesh: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
