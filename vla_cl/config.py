@@ -1,6 +1,6 @@
 """The configuration of an experiment: its keys, and how overrides on the command line compose it.
 
-Hydra composes the groups `policy`, `strategy`, `recipe` and `preset`; a strategy's keys come from its `Options`, so a
+Hydra composes the groups `policy`, `strategy`, `rendering`, `recipe` and `preset`; a strategy's keys come from its `Options`, so a
 plug-in strategy configures like a built-in one. Every mistake ends in one line with the nearest valid name.
 """
 
@@ -37,7 +37,8 @@ from vla_cl.registry import load_plugins
 from vla_cl.strategies import STRATEGIES
 from vla_cl.training import TrainingOptions
 
-GROUPS = ("policy", "strategy", "recipe", "preset")
+_LABEL_LENGTH = 60
+GROUPS = ("policy", "strategy", "rendering", "recipe", "preset")
 
 
 @dataclass
@@ -45,7 +46,7 @@ class ExperimentConfig:
     """Everything that decides an experiment's numbers, and where it is written.
 
     Args:
-        suite: Name of a registered suite.
+        suite: Name of a registered suite, or several suites and tasks joined by "+": "mw3+mw5/push".
         order: "default", a named order of the suite, or a seed of a random permutation.
         length: Keep only the first stages; null keeps all.
         seed: Of initial weights, batches, noise and strategy. Initial states of the evaluation do not depend on it.
@@ -54,7 +55,7 @@ class ExperimentConfig:
         collection: How demonstrations are made.
         training: How a task is fitted.
         evaluation: How rollouts are made.
-        rendering: How images are drawn.
+        rendering: How images are drawn; `rendering=raycast` is short for `rendering.backend=raycast`.
         threads: Of torch on a CPU. Sums depend on it, so it is part of what decides the numbers; with 1 they are the
             same on every number of cores. More pays for large policies on idle machines only.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -106,7 +107,9 @@ class ExperimentConfig:
         if self.name:
             return Path(self.output) / self.name
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
-        label = f"{self.suite}-{self.policy.name}-{self.strategy['name']}-seed{self.seed}"
+        label = (
+            f"{self.suite.replace('/', '.')[:_LABEL_LENGTH]}-{self.policy.name}-{self.strategy['name']}-seed{self.seed}"
+        )
         return Path(self.output) / f"{label}-{digest}"
 
 
@@ -247,6 +250,7 @@ def _check_names(overrides: Sequence[Override]) -> None:
     known = {
         "policy": (policy_names(), "vla-cl policies"),
         "strategy": (list(STRATEGIES), "vla-cl strategies"),
+        "rendering": (_group_files("rendering"), ""),
         "recipe": (_group_files("recipe"), ""),
         "preset": (_group_files("preset"), ""),
     }

@@ -24,7 +24,7 @@ from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
 from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
-from vla_cl.tasks import Task, TaskSuite, get_suite
+from vla_cl.tasks import Task, TaskSuite, common_dimensions, get_suite
 from vla_cl.tensorboard import TensorBoardLog
 from vla_cl.training import TrainingRow, fit, limit_threads, resolve_device
 
@@ -63,6 +63,7 @@ class TaskSequence:
         self.suite = suite
         self.sequence = sequence
         self.run = run
+        self.dimensions = common_dimensions(sequence, config.observation)
         self.collect_seconds: dict[str, float] = {}
 
     def learn(self) -> None:
@@ -165,6 +166,7 @@ class TaskSequence:
             config.policy.chunk,
             privileged=config.policy.privileged,
             instructions=task.instructions(config.training.instructions),
+            dimensions=self.dimensions,
         )
 
     def fresh_policy(self) -> Policy:
@@ -172,12 +174,13 @@ class TaskSequence:
         config = self.config
         first = self.demonstrations(self.sequence[0])
         with DemonstrationFile(first.path) as file:
+            environment_state_dim = self.dimensions.get("environment_state", file.environment_state_dim)
             features = PolicyFeatures(
-                action_dim=file.action_dim,
-                agent_pos_dim=file.agent_pos_dim,
+                action_dim=self.dimensions.get("actions", file.action_dim),
+                agent_pos_dim=self.dimensions.get("agent_pos", file.agent_pos_dim),
                 cameras=tuple(file.cameras) if config.policy.pixels else (),
                 image_size=config.policy.image_size,
-                environment_state_dim=file.environment_state_dim if config.policy.privileged else 0,
+                environment_state_dim=environment_state_dim if config.policy.privileged else 0,
             )
         policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
         declared = self.suite.ranges

@@ -1,7 +1,7 @@
 """The command `vla-cl`: which commands there are, and how every failure ends in one line.
 
-Exit status: 0 done; 1 `doctor`, `data validate` or `tasks check` found something broken; 2 a mistake, told in one line on
-stderr; 130 interrupted.
+Exit status: 0 done; 1 `doctor`, `data validate` or `tasks check` found something broken; 2 a mistake, told in one
+line on stderr; 130 interrupted.
 """
 
 from __future__ import annotations

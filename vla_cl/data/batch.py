@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vla_cl.errors import ConfigurationError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -39,6 +41,19 @@ class ObservationBatch:
             agent_pos=self.agent_pos.to(device),
             pixels={camera: images.to(device) for camera, images in self.pixels.items()},
             environment_state=None if self.environment_state is None else self.environment_state.to(device),
+        )
+
+    def widened(self, agent_pos: int, environment_state: int) -> ObservationBatch:
+        """Vectors filled up with zeros to these sizes, for a policy that has learned tasks with wider ones.
+
+        Raises:
+            ConfigurationError: They are wider already.
+        """
+        state = self.environment_state
+        return replace(
+            self,
+            agent_pos=_widened("agent_pos", self.agent_pos, agent_pos),
+            environment_state=None if state is None else _widened("environment_state", state, environment_state),
         )
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> ObservationBatch:
@@ -121,3 +136,12 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         actions=torch.cat([batch.actions for batch in batches]),
         padding=torch.cat([batch.padding for batch in batches]),
     )
+
+
+def _widened(name: str, vectors: Tensor, width: int) -> Tensor:
+    import torch
+
+    missing = width - vectors.shape[1]
+    if missing < 0:
+        raise ConfigurationError(f"the task's {name} has {vectors.shape[1]} numbers, the policy takes {width} at most")
+    return torch.nn.functional.pad(vectors, (0, missing)) if missing else vectors

@@ -56,6 +56,23 @@ class MemoryColumn(Column):
         return self.values[rows]
 
 
+class WidenedColumn(Column):
+    """Vectors filled up with zeros at their end.
+
+    Args:
+        column: Rows of shape (D,).
+        width: Their size from now on, at least D.
+    """
+
+    def __init__(self, column: Column, width: int) -> None:
+        self._column = column
+        self.row_shape, self.dtype = (width,), column.dtype
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        narrow = self._column.read(rows)
+        return np.pad(narrow, ((0, 0), (0, self.row_shape[0] - narrow.shape[1])))
+
+
 class FileColumn(Column):
     """Rows that lie contiguously in the file, one run an episode.
 

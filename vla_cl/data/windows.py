@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_cl.data.batch import Batch, ObservationBatch
-from vla_cl.data.columns import Column, open_column
+from vla_cl.data.columns import Column, WidenedColumn, open_column
 from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.sampling import epoch_order
 from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, image_key
@@ -36,6 +36,8 @@ class WindowDataset:
             file's own instruction.
         episodes: Which of the file's episodes; None is all.
         split: Instead of `episodes`, the name of a split of the file ("train").
+        dimensions: Sizes to which "actions", "agent_pos" and "environment_state" are filled up with zeros, for a policy
+            that also learns tasks with wider ones; None keeps the file's.
 
     Attributes:
         path: The file.
@@ -45,7 +47,8 @@ class WindowDataset:
 
     Raises:
         DataFileError: The file cannot be used, or lacks a camera, the privileged state, an episode or the split.
-        ConfigurationError: `chunk` is not positive, or both `episodes` and `split` are given.
+        ConfigurationError: `chunk` is not positive, both `episodes` and `split` are given, or the file's vectors are
+            wider than `dimensions`.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class WindowDataset:
         instructions: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
         split: str | None = None,
+        dimensions: Mapping[str, int] | None = None,
     ) -> None:
         if chunk < 1:
             raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
@@ -77,6 +81,7 @@ class WindowDataset:
                 raise ConfigurationError("instructions must name at least one text")
             self.episodes = _known_episodes(file, episodes if split is None else file.split(split).tolist())
             self.episode_lengths = file.lengths[self.episodes]
+            self.dimensions = dict(dimensions or {})
             self._columns = self._open_columns(file)
         self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
         self._ends = np.cumsum(self.episode_lengths)
@@ -86,7 +91,15 @@ class WindowDataset:
         if self.privileged:
             names[ENVIRONMENT_STATE] = f"obs/{ENVIRONMENT_STATE}"
         names |= {camera_key: f"obs/{camera_key}" for camera_key in map(image_key, self.cameras)}
-        return {key: open_column(file, name, self.episodes) for key, name in names.items()}
+        return {key: self._widened(key, open_column(file, name, self.episodes)) for key, name in names.items()}
+
+    def _widened(self, key: str, column: Column) -> Column:
+        width = self.dimensions.get(key, column.row_shape[0])
+        if width < column.row_shape[0]:
+            raise ConfigurationError(
+                f"{key} of task {self.task!r} has {column.row_shape[0]} numbers, the policy {width}"
+            )
+        return column if width == column.row_shape[0] else WidenedColumn(column, width)
 
     def __len__(self) -> int:
         return len(self.window_episodes)
@@ -149,6 +162,7 @@ class WindowDataset:
             "privileged": self.privileged,
             "instructions": list(self.instructions),
             "episodes": self.episodes.tolist(),
+            "dimensions": self.dimensions,
         }
 
     @classmethod

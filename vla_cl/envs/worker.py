@@ -82,7 +82,12 @@ class Episode:
         return self.env.observe()
 
     def advance(self, actions: NDArray[np.float32]) -> tuple[Any, ...]:
-        """Advance by a chunk; the fields of a `ChunkResult` in order."""
+        """Advance by a chunk (k, A) or wider; the fields of a `ChunkResult` in order.
+
+        A policy that has learned other robots, too, commands as many numbers as the widest of them takes; this one
+        takes its first A.
+        """
+        actions = actions[..., : self.env.action_space.shape[0]]  # type: ignore[index]
         after_step = self._record_if_due if self.record_every else None
         (reward, terminated, truncated, info), steps = advance_chunk(self.env, actions, after_step)
         ended = terminated or truncated

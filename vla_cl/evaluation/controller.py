@@ -65,7 +65,8 @@ class PolicyController:
         return self._execute
 
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
-        observation = observation.to(self._device)
+        features = self._policy.features
+        observation = observation.widened(features.agent_pos_dim, features.environment_state_dim).to(self._device)
         if self._policy.training:
             self._policy.eval()
         with torch.inference_mode():
