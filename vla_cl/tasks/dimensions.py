@@ -3,8 +3,8 @@
 A policy has one action size. Tasks of one simulator agree in theirs; where a sequence mixes simulators, narrower
 vectors are filled up with zeros to the widest: in training windows, in what the policy observes, and in what it must
 predict; a task executes the first of the predicted numbers. That is how generalist policies take in many robots (Black
-et al., "pi0: A Vision-Language-Action Flow Model for General Robot Control", 2024). Demonstration files hold each task's
-own sizes.
+et al., "pi0: A Vision-Language-Action Flow Model for General Robot Control", 2024). Demonstration files hold
+each task's own sizes.
 """
 
 from __future__ import annotations
