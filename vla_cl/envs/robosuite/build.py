@@ -17,6 +17,7 @@ ROBOTS = ("Panda", "Sawyer", "UR5e", "Kinova3", "IIWA", "Jaco", "XArm7")
 CONTROL_FREQUENCY = 20
 """Control steps a second."""
 
+_STUCK = {"Sawyer": ("robot0_base_col", "robot0_link0_collision")}
 _OWN_TOOL = {"Wipe": "WipingGripper"}
 _NOT_OURS = frozenset(
     {
@@ -72,6 +73,19 @@ def build_raw(environment: str, robot: str, gripper: str, rebuild: bool, options
         )
     except TypeError as error:
         raise ConfigurationError(f"robosuite's {environment} cannot be built: {error}") from error
+
+
+def free_stuck_joints(robot: str, model: Any) -> None:
+    """Have the shapes in `_STUCK` collide with everything but each other.
+
+    robosuite 1.5.2's Sawyer stands with its first link on its base, and friction between the two holds the joint.
+
+    Args:
+        robot: One of `ROBOTS`.
+        model: The compiled `mujoco.MjModel`, changed in place.
+    """
+    for name in _STUCK.get(robot, ()):
+        model.geom_conaffinity[model.geom(name).id] = 0
 
 
 def reseed(raw: Any, seed: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.rendering import Renderer
-from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, physics_steps, reseed
+from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, free_stuck_joints, physics_steps, reseed
 from vla_cl.envs.robosuite.control import ArmControl
 from vla_cl.envs.robosuite.pose import GripperPose
 from vla_cl.envs.robosuite.wipe import WipedMarkers
@@ -255,6 +255,7 @@ class RobosuiteEnv(ManipulationEnv):
         mujoco = self._mujoco
         self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._instability = instability_counters(mujoco, self.data)
+        free_stuck_joints(self.robot, self.model)
         scene = hashlib.sha256(self.raw.model.get_xml().encode()).hexdigest()
         self._renderer = Renderer(self.model, self.specification.rendering, scene, hidden_groups=(_COLLISION_GROUP,))
         for camera in self.cameras:

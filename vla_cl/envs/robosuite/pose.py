@@ -32,8 +32,7 @@ class GripperPose:
         self._mujoco = mujoco = import_mujoco()
         self._data = data
         self._site = int(model.site(robot.part_controllers[_ARM].ref_name).id)
-        geoms = robot.gripper[_ARM].important_geoms
-        pads = [[model.geom(name).id for name in geoms.get(f"{side}_fingerpad", ())] for side in ("left", "right")]
+        pads = [_pad_geoms(robot.gripper[_ARM], model, side) for side in ("left", "right")]
         self._pads = pads if all(pads) else []
         nominal = mujoco.MjData(model)
         nominal.qpos[robot._ref_joint_pos_indexes] = robot.init_qpos
@@ -70,6 +69,17 @@ class GripperPose:
     def proprioception(self) -> NDArray[np.float64]:
         """Position (3), rotation vector (3) and opening (1)."""
         return np.concatenate([self.position, self.rotation_vector(), [self.opening]])
+
+
+def _pad_geoms(gripper: Any, model: Any, side: str) -> list[int]:
+    """Numbers of the geoms of one finger's pad, none for a tool without fingers.
+
+    robosuite's grippers say which they are, except that XArm7's names geoms that it does not have.
+    """
+    present = {model.geom(index).name: index for index in range(model.ngeom)}
+    listed = [present[name] for name in gripper.important_geoms.get(f"{side}_fingerpad", ()) if name in present]
+    prefix = f"{gripper.naming_prefix}{side}_finger_pad"
+    return listed or [index for name, index in present.items() if name.startswith(prefix)]
 
 
 def pointing_down(rotation: NDArray[np.float64]) -> NDArray[np.float64]:

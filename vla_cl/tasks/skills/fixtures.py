@@ -1,0 +1,172 @@
+"""Working fixtures: pull and push along a rail, twist about the vertical, press down, push over the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.tasks.skills.hand import Hand
+from vla_cl.tasks.skills.motion import UP, close_fingers, open_fingers, reach, retreat, rise_to
+from vla_cl.tasks.skills.plan import Condition, Plan, Point, SkillFailed
+
+_HOVER = 0.08
+_STEP = 0.05  # metres ahead of a thing that moves with the hand: how hard it is pulled
+
+
+def grip_handle(hand: Hand, handle: Point, direction: NDArray[np.float64]) -> Plan[None]:
+    """Take a handle from above.
+
+    Args:
+        hand: The hand.
+        handle: Where the handle is to be held, in metres.
+        direction: Along which the fingers close on it (3,).
+    """
+    hand.closed = False
+    rise = float(handle()[2]) + _HOVER
+    yield from rise_to(hand, rise)
+    yield from reach(hand, lambda: handle() + _HOVER * UP, attitude=hand.finger_yaw(direction), tolerance=0.012)
+    yield from reach(hand, handle, tolerance=0.006, timeout=60)
+    yield from close_fingers(hand)
+
+
+def slide(
+    hand: Hand, handle: Point, direction: NDArray[np.float64], until: Condition, timeout: int = 100
+) -> Plan[None]:
+    """Move a handle that is held along its rail.
+
+    Args:
+        hand: The hand, which holds the handle.
+        handle: Where the handle is now, in metres.
+        direction: Unit vector (3,) of the way.
+        until: Whether it is far enough.
+        timeout: Steps after which it has failed.
+
+    Raises:
+        SkillFailed: The hand lost the handle, or it does not move.
+    """
+    across = np.eye(3) - np.outer(direction, direction)
+    start = handle()
+    for _ in range(timeout):
+        if until():
+            return
+        if np.linalg.norm(handle() - hand.position) > 0.04:
+            raise SkillFailed("the handle was lost")
+        correction = across @ (start - hand.position)
+        yield hand.toward(hand.position + _STEP * direction + correction)
+    raise SkillFailed("the handle does not move any further")
+
+
+def let_go(hand: Hand, distance: float = 0.1) -> Plan[None]:
+    """Open the fingers and move up."""
+    yield from open_fingers(hand, 10)
+    yield from retreat(hand, distance)
+
+
+def twist(hand: Hand, bar: Point, angle: float, until: Condition, timeout: int = 120) -> Plan[None]:
+    """Turn a bar that is held about the vertical.
+
+    Args:
+        hand: The hand, which holds the bar.
+        bar: Where it is held, in metres.
+        angle: How far to turn, in radians, counter-clockwise from above.
+        until: Whether it is far enough.
+        timeout: Steps after which it has failed.
+
+    Raises:
+        SkillFailed: It does not turn that far.
+    """
+    goal = hand.yaw + angle
+    place = bar()
+    for _ in range(timeout):
+        if until():
+            return
+        hand.attitude = float(np.clip(goal, hand.yaw - 0.5, hand.yaw + 0.5))
+        yield hand.toward(place)
+    raise SkillFailed("it does not turn any further")
+
+
+def press(hand: Hand, top: Point, until: Condition, timeout: int = 80) -> Plan[None]:
+    """Press something down with closed fingers.
+
+    Args:
+        hand: The hand.
+        top: Where to press, in metres.
+        until: Whether it is down.
+        timeout: Steps after which it has failed.
+
+    Raises:
+        SkillFailed: It does not go down.
+    """
+    hand.closed = True
+    yield from rise_to(hand, float(top()[2]) + _HOVER)
+    yield from reach(hand, lambda: top() + _HOVER * UP, tolerance=0.01)
+    for _ in range(timeout):
+        if until():
+            yield from retreat(hand, 0.1)
+            return
+        sideways = (top() - hand.position) * np.array([1.0, 1.0, 0.0])
+        yield hand.toward(hand.position + sideways - _STEP * UP)
+    raise SkillFailed("it does not go down")
+
+
+def push(
+    hand: Hand,
+    thing: Point,
+    goal: Point,
+    radius: float,
+    until: Condition,
+    *,
+    height: float,
+    attempts: int = 4,
+    timeout: int = 90,
+) -> Plan[None]:
+    """Push a flat thing over the table with both finger tips, open, so that it cannot roll off to a side.
+
+    Args:
+        hand: The hand.
+        thing: Where the thing's middle is, in metres.
+        goal: Where it is to go.
+        radius: Of the thing, in metres.
+        until: Whether it is there.
+        height: Of the finger tips above the thing's middle while they push, in metres.
+        attempts: How often to begin anew from behind it.
+        timeout: Steps of one attempt.
+
+    Raises:
+        SkillFailed: It never got there.
+    """
+    for _ in range(attempts):
+        way = _flat(goal() - thing())
+        hand.closed = False
+        behind = _behind(thing, way, radius + 0.035, height)
+        yield from rise_to(hand, float(behind()[2]) + _HOVER)
+        across = hand.finger_yaw(np.cross(UP, way))
+        yield from reach(hand, lambda behind=behind: behind() + _HOVER * UP, attitude=across, tolerance=0.015)
+        yield from reach(hand, behind, tolerance=0.01, timeout=50)
+        for _ in range(timeout):
+            left = (goal() - thing())[:2]
+            if until() or float(left @ way[:2]) < 0.0:
+                break
+            line = thing() - hand.position
+            sideways = (line - line @ way * way) * np.array([1.0, 1.0, 0.0])
+            level = np.array([0.0, 0.0, thing()[2] + height - hand.position[2]])
+            drift = (goal() - thing() - (goal() - thing()) @ way * way) * np.array([1.0, 1.0, 0.0])
+            speed = min(0.04, 0.02 + float(np.linalg.norm(left)))
+            yield hand.toward(hand.position + speed * way + sideways - 0.5 * drift + level)
+        yield from retreat(hand, 0.1)
+        if until():
+            return
+    raise SkillFailed("it was pushed, but not to its place")
+
+
+def _flat(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    level = vector * np.array([1.0, 1.0, 0.0])
+    return level / max(float(np.linalg.norm(level)), 1e-9)
+
+
+def _behind(
+    thing: Point, way: NDArray[np.float64], distance: float, height: float
+) -> Callable[[], NDArray[np.float64]]:
+    return lambda: thing() - distance * way + height * UP
