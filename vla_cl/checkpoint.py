@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def evaluate_checkpoint(
     options: EvaluationOptions,
     seed: int = 0,
     device: str = "auto",
+    rendering: str | None = None,
     plugins: Sequence[str] = (),
     video_folder: Path | None = None,
 ) -> list[EpisodeRow]:
@@ -39,6 +41,7 @@ def evaluate_checkpoint(
         options: Episodes, initial states, instructions.
         seed: Of the policy's noise.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        rendering: Backend that draws the images; None is the run's.
         plugins: Modules or files that register what is needed.
         video_folder: Where each task's first episodes are filmed; None films nothing.
 
@@ -57,6 +60,9 @@ def evaluate_checkpoint(
     strategy = _strategy(checkpoint, config)
     stage = int(checkpoint.name.removeprefix("stage_")) if config else 0
     chosen = _tasks(config, suite, tasks)
+    drawn = RenderingOptions(**config.get("rendering", {}))
+    if rendering is not None:
+        drawn = replace(drawn, backend=rendering)
     rows: list[EpisodeRow] = []
     with (
         EnvironmentPool(options.processes) as pool,
@@ -71,7 +77,7 @@ def evaluate_checkpoint(
                 stage=stage,
                 options=options,
                 observation=observation_for(policy.config),
-                rendering=RenderingOptions(**config.get("rendering", {})),
+                rendering=drawn,
                 pool=pool,
                 seed=seed,
                 plugins=plugins,

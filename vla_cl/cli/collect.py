@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vla_cl.cli.output import PluginOption, print_table, progress
-from vla_cl.cli.values import camera_names
+from vla_cl.cli.values import camera_names, changed_rendering
 from vla_cl.errors import UnknownNameError
 from vla_cl.registry import load_plugins
 
@@ -31,6 +31,9 @@ def collect(
     ),
     image_size: int = typer.Option(64, "--image-size", min=64, max=256, help="Height and width in pixels."),
     privileged: bool = typer.Option(True, "--privileged/--no-privileged", help="Store the simulator's own state."),
+    rendering: list[str] | None = typer.Option(
+        None, "--rendering", metavar="KEY=VALUE", help="How images are drawn: shadows=true, raycast; repeatable."
+    ),
     processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
     output: Path = typer.Option(Path("demonstrations"), "--output", help="Folder of demonstrations, shared by runs."),
     plugin: list[str] | None = PluginOption,
@@ -51,12 +54,11 @@ def collect(
     names = None if cameras is None else camera_names(cameras)
     observation = ObservationOptions(cameras=names, image_size=image_size, privileged=privileged)
     options = CollectionOptions(episodes=episodes, seed=seed, action_noise=noise)
+    drawn = changed_rendering(RenderingOptions(), rendering or [])
     rows = []
     for task in tasks:
         progress().print(f"{task.name}: {episodes} episodes")
-        path = demonstrations_for(
-            task, output, options, observation, RenderingOptions(), processes=processes, plugins=plugins
-        )
+        path = demonstrations_for(task, output, options, observation, drawn, processes=processes, plugins=plugins)
         with DemonstrationFile(path) as file:
             rows.append([task.name, str(len(file.lengths)), str(int(file.lengths.sum())), str(path)])
     print_table(["task", "episodes", "steps", "file"], rows)

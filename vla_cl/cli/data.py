@@ -121,7 +121,7 @@ def rerender(
         None, "--privileged/--no-privileged", help="Store the simulator's own state (default: as in FILE)."
     ),
     rendering: list[str] | None = typer.Option(
-        None, "--rendering", metavar="KEY=VALUE", help="How images are drawn, as in shadows=true; repeatable."
+        None, "--rendering", metavar="KEY=VALUE", help="How images are drawn: shadows=true, raycast; repeatable."
     ),
     processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
     overwrite: bool = OverwriteOption,

@@ -25,6 +25,9 @@ def evaluate(
     ),
     seed: int = typer.Option(0, "--seed", help="Of the policy's own noise."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    rendering: str | None = typer.Option(
+        None, "--rendering", metavar="BACKEND", help="auto, egl, osmesa or raycast (default: the run's)."
+    ),
     processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
     output: Path | None = typer.Option(None, "--output", metavar="FILE.jsonl", help="Write one row an episode here."),
     videos: Path | None = typer.Option(None, "--videos", metavar="FOLDER", help="Film each task's first episode here."),
@@ -58,6 +61,7 @@ def evaluate(
         ),
         seed=seed,
         device=device,
+        rendering=rendering,
         plugins=tuple(plugin or []),
         video_folder=videos,
     )

@@ -48,15 +48,15 @@ def shares_of(text: str) -> dict[str, float]:
 
 
 def changed_rendering(options: RenderingOptions, words: Sequence[str]) -> RenderingOptions:
-    """Options with some fields changed, one KEY=VALUE a word.
+    """Options with some fields changed, one KEY=VALUE a word; a word alone is the backend.
 
     Raises:
         UnknownNameError: There is no such field.
-        ConfigurationError: A value is not of the field's type.
+        ConfigurationError: A value is not of the field's type, or there is no such backend.
     """
     known = {field.name: getattr(options, field.name) for field in fields(options)}
     for word in words:
-        key, _, text = word.partition("=")
+        key, text = word.split("=", 1) if "=" in word else ("backend", word)
         if key not in known:
             raise UnknownNameError("rendering option", key, known)
         kind = type(known[key])

@@ -87,7 +87,7 @@ def demonstrations_request(
         "train_seeds": [task.seeds.train.start, task.seeds.train.stop, task.seeds.train.step],
         "collection": {"episodes": options.episodes, "seed": options.seed, "action_noise": options.action_noise},
         "observation": observation_fields(observation, _cameras(task, observation)),
-        "rendering": rendering_fields(rendering),
+        "rendering": rendering_fields(rendering, observation),
     }
 
 

@@ -77,7 +77,7 @@ def _header(header: Header, spec: EnvironmentSpec) -> Header:
         observation=observation_fields(
             spec.observation, BACKENDS[spec.backend].default_cameras if cameras is None else cameras
         ),
-        rendering=rendering_fields(spec.rendering),
+        rendering=rendering_fields(spec.rendering, spec.observation),
         collection=collection,
     )
 

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs import ObservationOptions, RenderingOptions
+from vla_cl.envs.rendering import settled
 from vla_cl.tasks import Task
 
 SCHEMA = "vla_cl.demonstrations"
@@ -139,9 +140,9 @@ def observation_fields(options: ObservationOptions, cameras: tuple[str, ...]) ->
     return {"cameras": list(cameras), "image_size": options.image_size, "privileged": options.privileged}
 
 
-def rendering_fields(options: RenderingOptions) -> dict[str, Any]:
-    """The fields of `options` for JSON."""
-    return asdict(options)
+def rendering_fields(options: RenderingOptions, observation: ObservationOptions) -> dict[str, Any]:
+    """The fields of `options` for JSON. If anything is drawn, ray casting is told apart from OpenGL."""
+    return asdict(options if observation.cameras == () else settled(options))
 
 
 def installed_versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from vla_cl.errors import ConfigurationError, RenderingError
 BACKENDS = ("egl", "osmesa")
 """In the order in which "auto" prefers them."""
 
-_DECLINED = ("disable", "disabled", "off", "false", "0")
+_DECLINED = ("disabled", "disable", "off", "false", "0")
 """MuJoCo's words in `MUJOCO_GL` for doing without GL."""
 
 _PLATFORM = "PYOPENGL_PLATFORM"
@@ -109,6 +109,11 @@ def choice() -> str | None:
     if wanted in _DECLINED:
         return RAYCAST
     return wanted if wanted in BACKENDS else None
+
+
+def decline() -> None:
+    """Have the processes that this one starts do without GL, which does not work here."""
+    os.environ[_CHOICE] = _DECLINED[0]
 
 
 def _choose() -> str:

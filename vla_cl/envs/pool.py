@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.base import Observation
 from vla_cl.envs.process import WorkerGoneError, WorkerProcess
+from vla_cl.envs.rendering import settled
 from vla_cl.envs.worker import ChunkResult, EpisodeStart
 from vla_cl.errors import ConfigurationError, SimulationError, VlaClError
 
@@ -70,7 +72,7 @@ class EnvironmentPool:
             VlaClError: Whatever an environment raised; no slot of that process is running any more.
         """
         self._running -= episodes.keys()
-        return self._exchange("start", episodes)
+        return self._exchange("start", {slot: _settled(episode) for slot, episode in episodes.items()})
 
     def advance(self, chunks: Mapping[int, NDArray[np.float32]]) -> dict[int, ChunkResult]:
         """Advance each of the given slots by a chunk of actions (k, A), stopping at success or horizon.
@@ -148,6 +150,14 @@ class EnvironmentPool:
         self._processes.update(new)
         for process in new.values():
             process.wait_until_ready()
+
+
+def _settled(episode: EpisodeStart) -> EpisodeStart:
+    """Find out here how images are drawn, if any are: the processes need not, nor warn of it one by one."""
+    spec = episode.spec
+    if spec.observation.cameras == () and not episode.record_every:
+        return episode
+    return replace(episode, spec=replace(spec, rendering=settled(spec.rendering)))
 
 
 def _end_all(processes: dict[int, WorkerProcess]) -> None:

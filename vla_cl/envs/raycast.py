@@ -195,7 +195,7 @@ class _View:
         for site in shown[np.argsort(-away)]:
             frame = data.site_xmat[site].reshape(3, 3)
             start = (self.origin - data.site_xpos[site]) @ frame
-            close = self._towards(data.site_xpos[site], float(np.linalg.norm(model.site_size[site])))
+            close = self._towards(data.site_xpos[site], float(model.site_size[site].sum()))
             rays = self.directions[close]
             site_depths = distances(model.site_type[site], model.site_size[site], start, rays @ frame)
             met = site_depths < depths[close]
@@ -211,7 +211,7 @@ class _View:
     def _lay(self, image: Array, rays: NDArray[np.intp], finish: Finish, points: Array, normals: Array) -> None:
         towards_camera, forward = -self.directions[rays], -self.frame[:, 2]
         seen = lit(self.model, self.data, finish, points, normals, towards_camera, forward)
-        opacity = finish.colours[:, 3:]
+        opacity = 1.0 - np.square(1.0 - finish.colours[:, 3:])  # MuJoCo draws the far side of what is translucent, too
         image[rays] = opacity * seen + (1.0 - opacity) * image[rays]
 
     def _towards(self, centre: Array, radius: float) -> NDArray[np.intp]:

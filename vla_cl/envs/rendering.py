@@ -142,6 +142,7 @@ def _give_up_gl() -> None:
     global _gl_is_given_up
     if not _gl_is_given_up:
         _gl_is_given_up = True
+        gl.decline()
         logger.warning(
             "neither EGL nor OSMesa can draw here, so images are drawn by ray casting, without textures and shadows; "
             "for OpenGL run %s; rendering=raycast chooses ray casting and silences this",
