@@ -143,6 +143,7 @@ class Scene:
             it and for none of them at the start.
         dynamics: Factors on the physics.
         camera: Of the view "agentview".
+        steps: What becomes true one after the other on the way to the goal; the goal itself by default.
 
     Raises:
         ConfigurationError, UnknownNameError: Something that it names does not exist or cannot be.
@@ -153,8 +154,10 @@ class Scene:
     referents: Mapping[str, Condition] = field(default_factory=dict)
     dynamics: Dynamics = Dynamics()
     camera: Camera = Camera()
+    steps: tuple[Condition, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.steps or self.goal)
         if not self.goal:
             raise ConfigurationError("the scene's goal is empty; name at least one condition")
         items = self.items()
@@ -163,7 +166,7 @@ class Scene:
                 raise ConfigurationError(f"thing {name!r} is not a usable name; use lower-case letters, digits and _")
             for region in thing.region:
                 self._check_region(name, region, items)
-        for condition in (*self.goal, *self.referents.values()):
+        for condition in (*self.goal, *self.steps, *self.referents.values()):
             for argument in condition.arguments:
                 if argument not in self.things:
                     raise UnknownNameError("thing", argument, self.things)
@@ -226,11 +229,10 @@ class Scene:
                 start=None if start is None else _range(f"{where}.start", start),
                 **entry,
             )
-        goal = declaration.get("goal") or ()
-        goal = [goal] if isinstance(goal, str) else goal
         return cls(
             things=things,
-            goal=tuple(Condition.parse(text) for text in goal),
+            goal=_conditions(declaration.get("goal")),
+            steps=_conditions(declaration.get("steps")),
             referents={
                 name: Condition.parse(text)
                 for name, text in _mapping("referents", declaration.get("referents", {})).items()
@@ -251,7 +253,13 @@ class Scene:
             "referents": {name: str(condition) for name, condition in self.referents.items()},
             "dynamics": asdict(self.dynamics),
             "camera": asdict(self.camera),
+            "steps": [str(condition) for condition in self.steps],
         }
+
+
+def _conditions(texts: Any) -> tuple[Condition, ...]:
+    """From one condition, a list of them, or nothing."""
+    return tuple(Condition.parse(text) for text in ([texts] if isinstance(texts, str) else texts or ()))
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:
