@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from vla_cl.data.schema import Episode, Header, demonstration_name
 from vla_cl.errors import ConfigurationError, DataFileError
 from vla_cl.progress import counted, progress_bar
 
-MUST_AGREE = ("task", "instruction", "expert", "environment", "observation", "rendering")
-"""Fields of the header that describe every demonstration of a file, so that they cannot differ within one."""
+MUST_AGREE = ("task", "instruction", "expert", "environment", "observation")
+"""Fields of the header that describe every demonstration of a file; so does `rendering`, if anything was drawn."""
 
 DIMENSIONS = ("action_dim", "state_dim", "agent_pos_dim", "environment_state_dim")
 
@@ -45,6 +45,7 @@ class _Source:
     checksum: str
     kept: list[int]
     splits: Mapping[str, Sequence[int]]
+    traits: Mapping[str, Any]
 
 
 def merge_demonstrations(paths: Sequence[Path], output: Path, *, drop_duplicates: bool = False) -> Merged:
@@ -83,13 +84,11 @@ def _sources(paths: Sequence[Path], drop_duplicates: bool) -> tuple[list[_Source
     sources: list[_Source] = []
     seen: dict[bytes, str] = {}
     dropped = 0
-    dimensions: dict[str, int] = {}
     for path in paths:
         with DemonstrationFile(path) as file:
+            traits = _traits(file)
             if sources:
-                _require_equal(sources[0].path, _comparable(sources[0].header) | dimensions, file)
-            else:
-                dimensions = _dimensions(file)
+                _require_equal(sources[0], path, traits)
             file.verify()  # a new checksum must not vouch for damage
             kept = []
             for index in range(len(file)):
@@ -106,7 +105,7 @@ def _sources(paths: Sequence[Path], drop_duplicates: bool) -> tuple[list[_Source
                         "leave such out with --drop-duplicates"
                     )
             splits = {name: indices.tolist() for name, indices in file.splits.items()}
-            sources.append(_Source(path, file.header, file.checksum, kept, splits))
+            sources.append(_Source(path, file.header, file.checksum, kept, splits, traits))
     return sources, dropped
 
 
@@ -115,12 +114,8 @@ def _identity(file: DemonstrationFile, index: int) -> bytes:
     return hashlib.sha256(f"{file.seeds[index]} {actions.shape}".encode() + actions.tobytes()).digest()
 
 
-def _dimensions(file: DemonstrationFile) -> dict[str, int]:
-    return {name: getattr(file, name) for name in DIMENSIONS}
-
-
-def _comparable(header: Header) -> dict[str, Any]:
-    """The fields that must agree, each leaf of a tree under its own dotted name."""
+def _traits(file: DemonstrationFile) -> dict[str, Any]:
+    """What must agree, each leaf of a tree under its own dotted name; options that are not there are the default."""
     flat: dict[str, Any] = {}
 
     def add(name: str, value: Any) -> None:
@@ -131,20 +126,19 @@ def _comparable(header: Header) -> dict[str, Any]:
             flat[name] = value
 
     for name in MUST_AGREE:
-        add(name, getattr(header, name))
-    return flat
+        add(name, getattr(file.header, name))
+    if file.cameras:
+        add("rendering", asdict(file.rendering_options))
+    return flat | {name: getattr(file, name) for name in DIMENSIONS}
 
 
-def _require_equal(first: Path, expected: Mapping[str, Any], file: DemonstrationFile) -> None:
-    present = _comparable(file.header) | _dimensions(file)
-    for name in {**expected, **present}:
-        one, two = expected.get(name), present.get(name)
+def _require_equal(first: _Source, path: Path, traits: Mapping[str, Any]) -> None:
+    for name in {**first.traits, **traits}:
+        one, two = first.traits.get(name), traits.get(name)
         if one != two:
-            mendable = name.startswith(("observation", "rendering"))
-            way_out = (
-                "vla-cl data rerender draws one like the other" if mendable else "only files that agree can be merged"
-            )
-            raise DataFileError(f"{name} is {one!r} in {first}, but {two!r} in {file.path}; {way_out}")
+            drawn = name.startswith(("observation", "rendering"))
+            way_out = "vla-cl data rerender draws one like the other" if drawn else "such files cannot be merged"
+            raise DataFileError(f"{name} is {one!r} in {first.path}, but {two!r} in {path}; {way_out}")
 
 
 def _collection(sources: Sequence[_Source], total: int) -> dict[str, Any]:
