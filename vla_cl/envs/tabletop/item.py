@@ -124,10 +124,18 @@ class Material:
     ) -> str:
         """Two `<geom>`: one that collides and has mass, one that is seen. robosuite keeps them in groups 0 and 1."""
         shape = f'type="{kind}" size="{size}" pos="{pos}" {extra}'
-        return (
-            f'<geom name="{name}" {shape} group="0" rgba="{self.rgba}" density="{density * self.mass:g}" '
-            f'friction="{self.friction:g} 0.01 0.0001" condim="4" solref="0.01 1"/>'
+        seen = (
             f'<geom name="{name}_seen" {shape} group="1" rgba="{self.rgba}" contype="0" conaffinity="0" density="0"/>'
+        )
+        return self.unseen(name, kind, size, pos, density=density, extra=extra) + seen
+
+    def unseen(
+        self, name: str, kind: str, size: str, pos: str = "0 0 0", *, density: float = 300.0, extra: str = ""
+    ) -> str:
+        """A `<geom>` that collides and has mass and is not seen."""
+        return (
+            f'<geom name="{name}" type="{kind}" size="{size}" pos="{pos}" {extra} group="0" rgba="{self.rgba}" '
+            f'density="{density * self.mass:g}" friction="{self.friction:g} 0.01 0.0001" condim="4" solref="0.01 1"/>'
         )
 
     def ghost(self, name: str, kind: str, size: str, pos: str = "0 0 0") -> str:
