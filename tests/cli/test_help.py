@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl import __version__
 
-COMMANDS = ["run", "collect", "evaluate", "report", "suites", "tasks", "policies", "strategies", "doctor"]
+COMMANDS = ["run", "collect", "data", "evaluate", "report", "suites", "tasks", "policies", "strategies", "doctor"]
 
 
 def test_help_lists_every_command(vla_cl):
