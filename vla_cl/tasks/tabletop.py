@@ -68,7 +68,7 @@ def tabletop_task(
     try:
         declared = Scene.from_mapping(scene)
         check_unambiguous(declared)
-        wording = describe(declared, declared.steps)
+        wording = describe(declared, declared.goal)
     except VlaClError as error:
         raise ConfigurationError(f"task {name!r}: {error}") from error
     written = bool(instruction)

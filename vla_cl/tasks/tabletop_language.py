@@ -176,17 +176,15 @@ class Wording:
     held_out: tuple[str, ...]
 
 
-def describe(scene: Scene, steps: Sequence[Condition]) -> Wording:
+def describe(scene: Scene, goal: Sequence[Condition]) -> Wording:
     """Say what is to be done.
 
     Args:
         scene: The scene.
-        steps: What is to become true, in the order in which it is said.
+        goal: What is to become true, in the order in which it is said.
     """
-    variants = [_sentences(scene, step) for step in steps]
-    whole = [" and ".join(parts) for parts in zip(*variants, strict=True)]
-    if len(steps) > 1:
-        whole = [sentence if index else _joined([v[0] for v in variants]) for index, sentence in enumerate(whole)]
+    variants = [_sentences(scene, condition) for condition in goal]
+    whole = [_joined(parts) for parts in zip(*variants, strict=True)]
     unique = list(dict.fromkeys(whole))
     held_out = tuple(sentence for sentence in unique if sentence in whole[TRAINING:])
     training = [sentence for sentence in unique if sentence not in held_out]
@@ -203,14 +201,15 @@ def call(scene: Scene, name: str) -> str:
     return f"{called} {_RELATIONS[relation.predicate].format(*words)}"
 
 
-def _sentences(scene: Scene, step: Condition) -> list[str]:
-    """The ways to say one step; of two things that are named twice, the second is not told apart again."""
-    predicate = step.predicate
-    if predicate == "on" and scene.items()[step.arguments[0]].grip is None:
+def _sentences(scene: Scene, condition: Condition) -> list[str]:
+    """The ways to say one condition; what has no grip is pushed."""
+    predicate = condition.predicate
+    if predicate == "on" and scene.items()[condition.arguments[0]].grip is None:
         predicate = "push"
-    words = [call(scene, name) for name in step.arguments]
+    words = [call(scene, name) for name in condition.arguments]
     return [sentence.format(*words) for sentence in _SENTENCES[predicate]]
 
 
-def _joined(sentences: list[str]) -> str:
-    return f"{', '.join(sentences[:-1])} and {sentences[-1]}"
+def _joined(sentences: Sequence[str]) -> str:
+    *first, last = sentences
+    return f"{', '.join(first)} and {last}" if first else last

@@ -100,7 +100,7 @@ def _put_on(hand: Hand, env: TabletopEnv, upper: str, lower: str) -> Plan[None]:
             lambda: env.pose(upper)[0] + _TABLE,
             goal,
             bounds.half[0],
-            lambda: bool(np.linalg.norm((goal() - env.pose(upper)[0] - _TABLE)[:2]) < 0.02),
+            lambda: bool(np.linalg.norm((goal() - env.pose(upper)[0] - _TABLE)[:2]) < 0.4 * min(surface.half[:2])),
             height=0.002,
         )
         return

@@ -59,3 +59,21 @@ def _task(shared: Mapping[str, Any], entry: Mapping[str, Any]) -> Task:
 def tabletop_goal() -> TaskSuite:
     """One scene, ten goals."""
     return declared_suite("tabletop_goal")
+
+
+@register_suite("tabletop_spatial")
+def tabletop_spatial() -> TaskSuite:
+    """Equal things at ten places."""
+    return declared_suite("tabletop_spatial")
+
+
+@register_suite("tabletop_object")
+def tabletop_object() -> TaskSuite:
+    """Ten things into one basket."""
+    return declared_suite("tabletop_object")
+
+
+@register_suite("tabletop_long")
+def tabletop_long() -> TaskSuite:
+    """Two or three goals in a row."""
+    return declared_suite("tabletop_long")

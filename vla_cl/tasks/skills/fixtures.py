@@ -122,7 +122,7 @@ def push(
     attempts: int = 4,
     timeout: int = 90,
 ) -> Plan[None]:
-    """Push a flat thing over the table with both finger tips, open, so that it cannot roll off to a side.
+    """Push a flat thing over the table with both finger tips, open, so that it lies between them and follows the hand.
 
     Args:
         hand: The hand.
@@ -154,7 +154,7 @@ def push(
             level = np.array([0.0, 0.0, thing()[2] + height - hand.position[2]])
             drift = (goal() - thing() - (goal() - thing()) @ way * way) * np.array([1.0, 1.0, 0.0])
             speed = min(0.04, 0.02 + float(np.linalg.norm(left)))
-            yield hand.toward(hand.position + speed * way + sideways - 0.5 * drift + level)
+            yield hand.toward(hand.position + speed * way + 0.5 * sideways + 0.6 * drift + level)
         yield from retreat(hand, 0.1)
         if until():
             return
