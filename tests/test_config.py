@@ -25,6 +25,19 @@ def test_the_recipe_follows_the_policy() -> None:
     assert compact.observation.cameras is None and not compact.observation.privileged
 
 
+def test_a_renderer_is_chosen_by_its_name_alone() -> None:
+    default, chosen, spelled = (
+        compose(["suite=mw5", *more])[0]
+        for more in ([], ["rendering=raycast", "rendering.mesh_detail=0"], ["rendering.backend=raycast"])
+    )
+    assert [config.rendering.backend for config in (default, chosen, spelled)] == ["auto", "raycast", "raycast"]
+    assert chosen.rendering.mesh_detail == 0 and spelled.rendering.mesh_detail == default.rendering.mesh_detail > 0
+    with pytest.raises(UnknownNameError, match="did you mean 'raycast'"):
+        compose(["suite=mw5", "rendering=raycasting"])
+    with pytest.raises(ConfigurationError, match="use one of auto, egl, osmesa, raycast"):
+        compose(["suite=mw5", "rendering.backend=glfw"])
+
+
 def test_sweeps_are_the_product_of_their_choices() -> None:
     configs = compose(["suite=mw5", "strategy=sequential,ewc", "seed=0,1,2"])
     assert [(config.strategy["name"], config.seed) for config in configs] == [

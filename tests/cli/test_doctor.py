@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vla_cl.cli.checks import Probe, run_checks
+import pytest
+
+from vla_cl.cli.checks import Probe, rendering, run_checks
 
 
 def test_doctor_covers_what_an_experiment_needs(vla_cl):
@@ -33,3 +35,20 @@ def test_a_probe_that_crashes_is_told_and_takes_nobody_along():
     assert Probe("import os; os.kill(os.getpid(), 11)").result() == (False, "killed by signal 11")
     assert Probe("import no_such_thing").result() == (False, "ModuleNotFoundError: No module named 'no_such_thing'")
     assert Probe("print('a'); print('b')").result() == (True, "b")
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "found", "mend"),
+    [
+        ("auto egl osmesa", "ok", "egl, osmesa works, too", ""),
+        ("osmesa egl osmesa", "ok", "osmesa, egl works, too", ""),
+        ("auto osmesa", "ok", "osmesa", ""),
+        ("auto", "note", "ray casting, as neither", "libosmesa6"),
+        ("raycast egl", "note", "ray casting: MUJOCO_GL", "unset MUJOCO_GL"),
+        ("osmesa egl", "broken", "MUJOCO_GL names osmesa", "install -y --no-install-recommends libosmesa6"),
+    ],
+)
+def test_rendering_names_what_will_draw(said, status, found, mend):
+    check = rendering(Probe(f"print({said!r})"))
+    assert (check.status, found in check.found, mend in check.mend) == (status, True, True), check
+    assert bool(check.mend) == bool(mend)

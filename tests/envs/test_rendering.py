@@ -293,6 +293,37 @@ print(settled(RenderingOptions()).backend, settled(RenderingOptions(backend="egl
     assert len(child.stderr.splitlines()) == 1
 
 
+def test_what_is_recorded_of_a_demonstration_names_ray_casting_if_anything_is_drawn() -> None:
+    code = """
+from vla_cl.data.schema import rendering_fields
+from vla_cl.envs import ObservationOptions, RenderingOptions
+chosen = rendering_fields(RenderingOptions(backend="raycast"), ObservationOptions())
+assert rendering_fields(RenderingOptions(), ObservationOptions(cameras=()))["backend"] == "auto"
+assert rendering_fields(RenderingOptions(), ObservationOptions()) == chosen
+print(chosen["backend"])
+"""
+    child = run(code, MUJOCO_GL="disabled")
+    assert (child.stdout, child.stderr) == ("raycast\n", "")
+
+
+def test_the_processes_of_a_pool_do_not_repeat_the_warning() -> None:
+    code = """
+from dataclasses import replace
+from tests.envs.scenes import meta_world_spec
+from vla_cl.envs import EnvironmentPool, EpisodeStart
+start = EpisodeStart(meta_world_spec("push-v3", cameras=("corner2",)), 0)
+blind = replace(start, spec=meta_world_spec("push-v3"))
+with EnvironmentPool(2) as pool:
+    assert "pixels" not in pool.start({0: blind, 1: blind})[0]
+    print("blind")
+    images = [seen["pixels"]["corner2"] for seen in pool.start({0: start, 1: start}).values()]
+assert (images[0] == images[1]).all()
+"""
+    child = run(NO_GL + code, **BROKEN_EGL)
+    assert (child.returncode, child.stdout) == (0, "blind\n"), child.stderr
+    assert len(child.stderr.splitlines()) == 1
+
+
 def test_a_broken_egl_gives_way_to_osmesa() -> None:
     if "osmesa" not in available_backends():
         pytest.skip("osmesa does not work here")

@@ -10,9 +10,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.integration.conftest import TINY, VlaCl, command, environment
+from vla_cl.data import DemonstrationFile
 
 
 def one_line(finished: subprocess.CompletedProcess[str]) -> str:
@@ -79,31 +81,49 @@ def test_two_processes_do_not_share_a_run(vla_cl: VlaCl, tmp_path: Path, demonst
     assert "being run by another process" in line
 
 
-@pytest.mark.parametrize("choice", [None, "egl"])
-def test_no_gl_is_said_with_the_way_out(
-    choice: str | None, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
-    """GL libraries hidden from one process, whether the user named one in MUJOCO_GL or not."""
+def run_without_gl(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`vla-cl` with the GL libraries hidden from it and its children."""
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("hiding the GL libraries takes a mount namespace, which takes root")
-    chosen = {name: value for name, value in environment().items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    if choice:
-        chosen["MUJOCO_GL"] = choice
+    kept = {name: value for name, value in environment().items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout.splitlines()
     paths = [line.split("=> ")[1] for line in libraries if "libEGL" in line or "libOSMesa" in line]
     hide = "".join(f"mount --bind /dev/null {shlex.quote(path)} && " for path in paths)
-    script = hide + shlex.join(command(*arguments(tmp_path, demonstrations, "policy=compact")))
     finished = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
-        env=chosen,
-        cwd=tmp_path,
+        ["unshare", "--mount", "sh", "-c", hide + shlex.join(command(*words))],
+        env={**kept, **variables},
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     if "unshare:" in finished.stderr or "mount:" in finished.stderr:
         pytest.skip(f"no mount namespace here: {finished.stderr.strip()}")
-    assert "apt-get install" in one_line(finished)
+    return finished
+
+
+def test_without_gl_a_run_from_pixels_casts_rays_and_says_so_once(tmp_path: Path) -> None:
+    small = ("policy=compact", "training.steps=10", "evaluation.videos=1", "evaluation.processes=2")
+    finished = run_without_gl(arguments(tmp_path, tmp_path / "demonstrations", *small), tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if "ray casting" in line]
+    assert "apt-get install" in line
+    (path,) = (tmp_path / "demonstrations").rglob("*.hdf5")
+    with DemonstrationFile(path) as file:
+        assert file.header.rendering["backend"] == "raycast"
+        assert len(np.unique(file.episode(0).observations["corner2_image"][0].reshape(-1, 3), axis=0)) > 50
+
+
+def test_without_the_gl_that_was_asked_for_the_way_out_is_said(tmp_path: Path) -> None:
+    words = arguments(tmp_path, tmp_path / "demonstrations", "policy=compact")
+    assert "apt-get install" in one_line(run_without_gl(words, tmp_path, MUJOCO_GL="egl"))
+    assert "apt-get install" in one_line(run_without_gl([*words, "rendering=egl", "name=other"], tmp_path))
+
+
+def test_without_gl_a_run_without_pixels_says_nothing_of_it(tmp_path: Path, demonstrations: Path) -> None:
+    finished = run_without_gl([*arguments(tmp_path, demonstrations), "evaluation.videos=0"], tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "ray casting" not in finished.stderr
 
 
 @pytest.fixture

@@ -72,14 +72,16 @@ class Probe:
 
 
 RENDERING_PROBE = """
+from vla_cl.envs.gl import choice
 from vla_cl.envs.rendering import available_backends
-print(" ".join(available_backends()))
+print(choice() or "auto", *available_backends())
 """
 ACCELERATOR_PROBE = """
 import torch
 names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 print("; ".join(names), f"(CUDA {torch.version.cuda})" if names else "")
 """
+GL = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
 SIMULATORS = {"metaworld": "import metaworld", "robosuite": "import robosuite"}
 
 
@@ -89,13 +91,13 @@ def run_checks(folder: Path) -> Iterator[Check]:
     Args:
         folder: Where runs and demonstrations would be written.
     """
-    rendering, accelerator = Probe(RENDERING_PROBE), Probe(ACCELERATOR_PROBE)
+    renderer, accelerator = Probe(RENDERING_PROBE), Probe(ACCELERATOR_PROBE)
     simulators = {name: Probe(code) for name, code in SIMULATORS.items()}
     yield _python()
     yield from _packages()
     for name, probe in simulators.items():
         yield _simulator(name, probe)
-    yield _rendering(rendering)
+    yield rendering(renderer)
     yield _accelerator(accelerator)
     yield Check("cores", "ok", str(len(os.sched_getaffinity(0))))
     yield _disk(folder)
@@ -143,12 +145,27 @@ def _pinned(name: str) -> str:
     return "*"
 
 
-def _rendering(probe: Probe) -> Check:
+def rendering(probe: Probe) -> Check:
+    """Which renderer "auto" means here."""
     succeeded, said = probe.result()
-    if succeeded and said:
-        return Check("rendering", "ok", said.replace(" ", ", "))
-    mend = f"{DEBIAN} libegl1 libgl1-mesa-dri   (or: libosmesa6); policies without pixels work without"
-    return Check("rendering", "broken", said or "neither EGL nor OSMesa draws", mend)
+    if not succeeded:
+        return Check("rendering", "broken", said, "unset MUJOCO_GL, or let it name a library that is there")
+    wanted, *working = said.split()
+    if wanted == "raycast":
+        return Check("rendering", "note", "ray casting: MUJOCO_GL declines OpenGL", "unset MUJOCO_GL for OpenGL")
+    if wanted != "auto" and wanted not in working:
+        return Check(
+            "rendering",
+            "broken",
+            f"MUJOCO_GL names {wanted}, which does not draw",
+            f"unset it, or {DEBIAN} {GL[wanted]}",
+        )
+    if not working:
+        found = "ray casting, as neither EGL nor OSMesa draws: plainer pictures"
+        return Check("rendering", "note", found, f"{DEBIAN} {GL['egl']}   (or: {GL['osmesa']})")
+    used = working[0] if wanted == "auto" else wanted
+    others = [f"{name} works, too" for name in working if name != used]
+    return Check("rendering", "ok", ", ".join([used, *others]))
 
 
 def _accelerator(probe: Probe) -> Check:
