@@ -132,7 +132,7 @@ def button(name: str, material: Material) -> Item:
         f"{name}_cap",
         slide,
         material.geom(f"{name}_d0", "cylinder", numbers(0.026, 0.015), numbers(0, 0, 0.055)),
-    )
+    ).replace("<body ", '<body gravcomp="1" ', 1)  # MuJoCo's friction gives way slowly: it would sink by its own weight
     stem = base.ghost(f"{name}_g1", "cylinder", numbers(0.015, 0.011), numbers(0, 0, 0.029))
     return Item(
         body(name, base.geom(f"{name}_g0", "box", numbers(0.045, 0.045, 0.009), numbers(0, 0, 0.009)), stem, cap),

@@ -10,6 +10,8 @@ from vla_cl.registry import Registry
 
 Vector = tuple[float, float, float]
 
+_FOOT = 0.003  # metres: radius of the spheres that round things stand on
+
 
 @dataclass(frozen=True)
 class Box:
@@ -120,7 +122,7 @@ class Material:
     damping: float = 1.0
 
     def geom(
-        self, name: str, kind: str, size: str, pos: str = "0 0 0", *, density: float = 300.0, extra: str = ""
+        self, name: str, kind: str, size: str, pos: str = "0 0 0", *, density: float = 500.0, extra: str = ""
     ) -> str:
         """Two `<geom>`: one that collides and has mass, one that is seen. robosuite keeps them in groups 0 and 1."""
         shape = f'type="{kind}" size="{size}" pos="{pos}" {extra}'
@@ -130,12 +132,31 @@ class Material:
         return self.unseen(name, kind, size, pos, density=density, extra=extra) + seen
 
     def unseen(
-        self, name: str, kind: str, size: str, pos: str = "0 0 0", *, density: float = 300.0, extra: str = ""
+        self, name: str, kind: str, size: str, pos: str = "0 0 0", *, density: float = 500.0, extra: str = ""
     ) -> str:
         """A `<geom>` that collides and has mass and is not seen."""
         return (
             f'<geom name="{name}" type="{kind}" size="{size}" pos="{pos}" {extra} group="0" rgba="{self.rgba}" '
             f'density="{density * self.mass:g}" friction="{self.friction:g} 0.01 0.0001" condim="4" solref="0.01 1"/>'
+        )
+
+    def feet(self, name: str, radius: float, bottom: float) -> str:
+        """Four `<geom>` on a circle under a flat bottom, which stand out by a fifth of a millimetre.
+
+        MuJoCo finds one point where a round or meshed bottom meets a flat, and another one at each step, so that things
+        tremble. On spheres they stand still, with a quarter of the contacts.
+
+        Args:
+            name: Of the thing.
+            radius: Of the circle, in metres.
+            bottom: Height of the bottom above the body's origin, in metres.
+        """
+        z = bottom + _FOOT - 0.0002
+        spots = [(radius * x, radius * y) for x, y in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+        return "".join(
+            f'<geom name="{name}_foot{k}" type="sphere" size="{_FOOT}" pos="{numbers(x, y, z)}" group="0" density="0" '
+            f'friction="{self.friction:g} 0.01 0.0001" condim="4" solref="0.01 1"/>'
+            for k, (x, y) in enumerate(spots)
         )
 
     def ghost(self, name: str, kind: str, size: str, pos: str = "0 0 0") -> str:

@@ -43,7 +43,8 @@ def block(name: str, material: Material, length: float = 0.08, width: float = 0.
 def can(name: str, material: Material, radius: float = 0.022, height: float = 0.06) -> Item:
     """An upright cylinder."""
     half = height / 2
-    xml = body(name, material.geom(f"{name}_g0", "cylinder", numbers(radius, half)))
+    feet = material.feet(name, radius - 0.004, -half)
+    xml = body(name, material.geom(f"{name}_g0", "cylinder", numbers(radius, half)), feet)
     side = radius / math.sqrt(2)
     return Item(
         xml,
@@ -57,7 +58,7 @@ def can(name: str, material: Material, radius: float = 0.022, height: float = 0.
 def ball(name: str, material: Material, radius: float = 0.023) -> Item:
     """A ball, heavy and with so much rolling friction that it stays where it is put."""
     rolling = (
-        material.geom(f"{name}_g0", "sphere", numbers(radius))
+        material.geom(f"{name}_g0", "sphere", numbers(radius), density=1000)
         .replace('condim="4"', 'condim="6"')
         .replace("0.01 0.0001", "0.01 0.005")
     )
@@ -73,6 +74,7 @@ def bottle(name: str, material: Material) -> Item:
         material.geom(f"{name}_g0", "cylinder", numbers(0.022, 0.03), numbers(0, 0, -0.015), density=400),
         material.geom(f"{name}_g1", "cylinder", numbers(0.012, 0.012), numbers(0, 0, 0.027), density=100),
         cap.geom(f"{name}_g2", "cylinder", numbers(0.013, 0.006), numbers(0, 0, 0.039), density=100),
+        material.feet(name, 0.018, -0.045),
     )
     return Item(xml, Box((0, 0, 0), (0.022, 0.022, 0.045)), grip=Grip((0, 0, -0.005), fold=0))
 
@@ -98,6 +100,7 @@ def mug(name: str, material: Material) -> Item:
         material.geom(f"{name}_g0", "cylinder", numbers(0.022, 0.028)),
         dark.ghost(f"{name}_g1", "cylinder", numbers(0.018, 0.001), numbers(0, 0, 0.028)),
         material.geom(f"{name}_g2", "box", numbers(0.008, 0.004, 0.018), numbers(0.03, 0, 0), density=100),
+        material.feet(name, 0.018, -0.028),
     )
     return Item(xml, Box((0.008, 0, 0), (0.03, 0.022, 0.028)), grip=Grip((0, 0, 0.008), fold=2, yaw=math.pi / 2))
 
@@ -111,7 +114,7 @@ def prism(name: str, material: Material, size: float = 0.021, height: float = 0.
     mesh = f'<mesh name="{name}_mesh" vertex="{vertices}"/>'
     geom = material.geom(f"{name}_g0", "mesh", "1", extra=f'mesh="{name}_mesh"').replace('size="1" ', "")
     return Item(
-        body(name, geom),
+        body(name, geom, material.feet(name, size - 0.004, -half)),
         Box((0, 0, 0), (corner, size, half)),
         assets=mesh,
         support=Box((0, 0, half), (size * 0.7, size * 0.7, 0)),
@@ -153,6 +156,7 @@ def ring(name: str, material: Material, radius: float = 0.035) -> Item:
         turn = f'euler="0 0 {angle:.6g}"'
         parts.append(material.geom(f"{name}_g{k}", "box", numbers(0.007, width, 0.014), place, extra=turn))
     outer = radius + 0.007
+    parts.append(material.feet(name, radius, -0.014))
     return Item(body(name, *parts), Box((0, 0, 0), (outer, outer, 0.014)), grip=Grip((radius, 0, 0.002), fold=1))
 
 
