@@ -120,6 +120,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     `action_space`, and implements the abstract methods.
 
     Attributes:
+        swaps_states: Whether `set_state` is cheap, so that several episodes may take turns in this environment.
         model: The `mujoco.MjModel` being simulated.
         data: Its `mujoco.MjData`.
         elapsed_steps: Control steps since the last reset.
@@ -127,6 +128,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
     default_cameras: ClassVar[tuple[str, ...]] = ()
+    swaps_states: bool = True
     model: Any
     data: Any
 

@@ -176,6 +176,7 @@ class GymnasiumEnv(ManipulationEnv):
             case "mujoco":
                 return MujocoWrappedState(self.wrapped, self._rest)
             case "replay":
+                self.swaps_states = False  # every restored state is simulated anew
                 return ReplayedState(self.wrapped, self._rest, self.horizon)
         raise ConfigurationError(f"{self._id}: state {kind!r} is unknown; use auto, mujoco or replay")
 

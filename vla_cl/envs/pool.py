@@ -44,7 +44,7 @@ class WorkerDiedError(SimulationError):
 class EnvironmentPool:
     """Runs episodes in parallel. A slot is a place for one episode; slot s lives in process s % processes.
 
-    Each slot has its own environments, kept for later episodes of the same specification. A result depends on its
+    Episodes of the same specification take turns in one environment of their process. A result depends on its
     episode alone, never on the number of processes nor on what ran before. Processes start when they are first
     needed, are fresh interpreters (nothing of the parent's memory, GL or CUDA state), and end with the pool or with
     the parent, however that ends. Ctrl-C is left to the parent. Not for use from several threads at once.
