@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.tasks.skills.hand import Hand
-from vla_cl.tasks.skills.motion import close_fingers, open_fingers, reach, retreat, rise_to
+from vla_cl.tasks.skills.motion import close_fingers, descend, open_fingers, reach, retreat, rise_to
 from vla_cl.tasks.skills.plan import Plan, SkillFailed
 
 X_AXIS, Y_AXIS, Z_AXIS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -35,24 +36,53 @@ class Graspable:
 
     def place(self, hand: Hand) -> NDArray[np.float64]:
         """Where it is to be taken (3,), in metres."""
-        return hand.env.position(self.name) + hand.env.rotation(self.name) @ np.array(self.offset)
+        offset: NDArray[np.float64] = hand.env.rotation(self.name) @ np.array(self.offset)
+        return hand.env.position(self.name) + offset
 
-    def yaw(self, hand: Hand) -> float:
-        """How the hand is to be turned to take it: the choice nearest to the nominal start."""
+    def heading(self, hand: Hand) -> float:
+        """Where its first axis points: an angle about the vertical from the world's first axis, in radians."""
+        axis = hand.env.rotation(self.name)[:, 0]
+        return float(np.arctan2(axis[1], axis[0]))
+
+    def yaw(self, hand: Hand, headings: Sequence[float] = ()) -> float:
+        """How the hand is to be turned to take it: the choice nearest to the nominal start.
+
+        Args:
+            hand: The hand.
+            headings: Where its first axis may point later, with the hand still near its nominal start.
+        """
         rotation = hand.env.rotation(self.name)
         directions = [rotation @ np.array(axis) for axis in self.closes_along]
         level = [direction for direction in directions if abs(direction[2]) < _LEVEL]
-        return min((hand.finger_yaw(direction) for direction in level), key=abs, default=0.0)
+        yaws = [hand.finger_yaw(direction) for direction in level] or [0.0]
+        if not headings:
+            return min(yaws, key=abs)
+        yaws += [yaw - np.pi if yaw > 0 else yaw + np.pi for yaw in yaws]
+        present = self.heading(hand)
+        return min(yaws, key=lambda yaw: max(abs(yaw), abs(nearest_yaw(yaw - present, headings))))
+
+
+def nearest_yaw(offset: float, headings: Sequence[float]) -> float:
+    """Of the hand's yaws `heading + offset`, in (-pi, pi], the one nearest to the nominal start."""
+    yaws = [np.pi - (np.pi - heading - offset) % (2.0 * np.pi) for heading in headings]
+    return float(min(yaws, key=abs))
 
 
 def grasp(
-    hand: Hand, thing: Graspable, *, attempts: int = 3, lift: float = 0.05, smallest_opening: float = 0.0
+    hand: Hand,
+    thing: Graspable,
+    *,
+    headings: Sequence[float] = (),
+    attempts: int = 3,
+    lift: float = 0.05,
+    smallest_opening: float = 0.0,
 ) -> Plan[None]:
     """Take an object: hover above it, go down, close the fingers, lift it, and see whether it comes along.
 
     Args:
         hand: The hand.
         thing: What to take, and where.
+        headings: Those that it will be placed with, if it matters (see `place`): a grip is chosen that allows one.
         attempts: How often to try.
         lift: How far to lift it, in metres.
         smallest_opening: Fingers that are nearer to each other than this have closed on nothing, in metres.
@@ -61,8 +91,8 @@ def grasp(
         SkillFailed: It never came along.
     """
     for _ in range(attempts):
-        yield from _go_above(hand, thing)
-        yield from reach(hand, lambda: thing.place(hand), tolerance=0.006, timeout=60)
+        yield from _go_above(hand, thing, headings)
+        yield from descend(hand, lambda: thing.place(hand))
         yield from close_fingers(hand)
         before = thing.place(hand)
         if hand.opening > smallest_opening:
@@ -79,10 +109,10 @@ def distance_to(hand: Hand, thing: Graspable) -> float:
     return float(np.linalg.norm(thing.place(hand) - hand.position))
 
 
-def _go_above(hand: Hand, thing: Graspable) -> Plan[None]:
+def _go_above(hand: Hand, thing: Graspable, headings: Sequence[float]) -> Plan[None]:
     """Open the fingers on the way to a point above the object; up first, if the way there is long."""
     hand.closed = False
     above = np.array([0.0, 0.0, thing.hover])
     if np.linalg.norm((thing.place(hand) - hand.position)[:2]) > 0.05:
         yield from rise_to(hand, float((thing.place(hand) + above)[2]))
-    yield from reach(hand, lambda: thing.place(hand) + above, attitude=thing.yaw(hand), tolerance=0.012)
+    yield from reach(hand, lambda: thing.place(hand) + above, attitude=thing.yaw(hand, headings), tolerance=0.012)

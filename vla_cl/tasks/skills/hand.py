@@ -90,17 +90,20 @@ class Hand:
     def toward(self, position: NDArray[np.float64], speed: float = 1.0) -> NDArray[np.float32]:
         """The action (7,) that brings the hand nearer to a position (3,) and to its `attitude`.
 
-        Proportional control: straight at the goal, slower near it. Fingers are told what `closed` says.
+        Proportional control: fast at first, slower near the goal. Sideways and vertical speed are bounded apart, so that
+        on a long way across the hand keeps its height. Fingers are told what `closed` says.
 
         Args:
             position: Where to go, in metres.
             speed: Upper bound on the commanded speed, as a fraction of what the controller allows.
         """
         base = self.env.base_rotation.T
-        step = base @ (position - self.position) * (self._gain / TRANSLATION_UNIT)
+        step = (position - self.position) * (self._gain / TRANSLATION_UNIT)
+        limit = speed * self.pace
+        step = base @ np.concatenate([_bounded(step[:2], limit), _bounded(step[2:], limit)])
         turn = base @ self.turn_left() * (self._gain / ROTATION_UNIT)
         grip = 1.0 if self.closed else -1.0
-        action = np.concatenate([_bounded(step, speed * self.pace), _bounded(turn, self.pace), [grip]])
+        action = np.concatenate([step, _bounded(turn, self.pace), [grip]])
         return action.astype(np.float32)
 
 

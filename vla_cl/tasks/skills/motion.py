@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_cl.tasks.skills.hand import Attitude, Hand
 from vla_cl.tasks.skills.plan import Plan, Point, fixed
@@ -11,6 +12,30 @@ FINGER_STEPS = 12
 """Control steps for the fingers to close and to build up their force."""
 
 UP = np.array([0.0, 0.0, 1.0])
+DOWN = -UP
+
+_OFF_THE_WAY, _FUNNEL = 0.003, 8.0
+
+
+class Stall:
+    """Notices that something which should shrink no longer does.
+
+    Args:
+        patience: Steps without progress that are too many.
+        progress: What counts as progress, in metres.
+    """
+
+    def __init__(self, patience: int = 12, progress: float = 0.001) -> None:
+        self._patience, self._progress = patience, progress
+        self._best, self._waited = np.inf, 0
+
+    def noted(self, value: float) -> bool:
+        """Whether it has stalled, given the present value."""
+        if value < self._best - self._progress:
+            self._best, self._waited = value, 0
+        else:
+            self._waited += 1
+        return self._waited >= self._patience
 
 
 def reach(
@@ -23,7 +48,7 @@ def reach(
     speed: float = 1.0,
     timeout: int = 100,
 ) -> Plan[bool]:
-    """Go straight to a point, which may move.
+    """Go to a point, which may move.
 
     Args:
         hand: The hand.
@@ -32,20 +57,64 @@ def reach(
         tolerance: How near is near enough, in metres.
         turn_tolerance: The same of the rotation, in radians.
         speed: Fraction of the largest speed.
-        timeout: Steps after which it stops trying.
+        timeout: Steps after which it stops trying; it stops earlier where something is in the way.
 
     Returns:
         Whether the hand arrived.
     """
     if attitude is not None:
         hand.attitude = attitude
+    stall = Stall()
     for _ in range(timeout):
         goal = target()
-        near = np.linalg.norm(goal - hand.position) < tolerance
-        if near and np.linalg.norm(hand.turn_left()) < turn_tolerance:
+        away, turned = float(np.linalg.norm(goal - hand.position)), float(np.linalg.norm(hand.turn_left()))
+        if away < tolerance and turned < turn_tolerance:
             return True
+        if stall.noted(away + 0.1 * turned):
+            return False
         yield hand.toward(goal, speed)
     return False
+
+
+def descend(
+    hand: Hand,
+    target: Point,
+    *,
+    way: NDArray[np.float64] = DOWN,
+    tolerance: float = 0.006,
+    speed: float = 1.0,
+    timeout: int = 60,
+) -> Plan[bool]:
+    """Approach a point along a way, sideways first: the further off the way the hand is, the further back it waits.
+
+    Args:
+        hand: The hand.
+        target: Where the point between the finger tips is to be.
+        way: Unit vector (3,) of the approach, down by default.
+        tolerance: How near is near enough, in metres.
+        speed: Fraction of the largest speed.
+        timeout: Steps after which it stops trying; it stops earlier where something is in the way.
+
+    Returns:
+        Whether the hand arrived.
+    """
+    stall = Stall()
+    for _ in range(timeout):
+        error = target() - hand.position
+        if np.linalg.norm(error) < tolerance:
+            return True
+        if stall.noted(float(np.linalg.norm(error))):
+            return False
+        yield hand.toward(hand.position + held_back(error, way), speed)
+    return False
+
+
+def held_back(error: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of a step (3,) along `way` shortened by what is off it sideways, so that the motion is a funnel."""
+    ahead = float(error @ way)
+    sideways = error - ahead * way
+    off = max(0.0, float(np.linalg.norm(sideways)) - _OFF_THE_WAY)
+    return sideways + min(ahead, max(0.0, ahead - _FUNNEL * off)) * way
 
 
 def hold(hand: Hand, steps: int) -> Plan[None]:
@@ -68,7 +137,7 @@ def open_fingers(hand: Hand, steps: int = FINGER_STEPS) -> Plan[None]:
 
 
 def retreat(
-    hand: Hand, distance: float = 0.1, direction: np.ndarray = UP, speed: float = 1.0, timeout: int = 40
+    hand: Hand, distance: float = 0.1, direction: NDArray[np.float64] = UP, speed: float = 1.0, timeout: int = 40
 ) -> Plan[bool]:
     """Move away from where the hand is, straight along a unit direction (3,); up by default."""
     target = fixed(hand.position + distance * np.asarray(direction))

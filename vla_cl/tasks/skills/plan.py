@@ -21,7 +21,7 @@ Condition: TypeAlias = Callable[[], bool]
 """Whether something is the case now."""
 
 
-class SkillFailed(Exception):  # noqa: N818  it is news for whoever runs the plan, not an error for the user
+class SkillFailed(Exception):
     """A skill has given up: a grasp slipped, a handle was lost. A `SkillExpert` begins the plan anew."""
 
 
