@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 
 import vla_cl.tasks
-from vla_cl.data import DemonstrationFile, Episode
+from vla_cl.data import DemonstrationFile, Episode, Header, write_demonstrations
 
 
 def read_like_robomimic(path: Path, keys: list[str], mask: str | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -129,3 +130,14 @@ def test_a_real_file_says_where_it_comes_from(collected: Path) -> None:
         assert len(metadata["checksum"]) == 64
         assert len(set(file.seeds.tolist())) == len(file)
         assert file.episode(0).model_file.startswith("<mujoco")
+
+
+def test_the_environment_keeps_the_order_in_which_it_was_declared(
+    make_episode: Callable[..., Episode], make_header: Callable[..., Header], tmp_path: Path
+) -> None:
+    things = {"plate": {"size": 1}, "can": {"size": 2}, "box": {"size": 3}}
+    environment = {"horizon": 5, "backend": "tabletop", "arguments": {"scene": {"things": things, "goal": []}}}
+    write_demonstrations(tmp_path / "d.hdf5", replace(make_header(), environment=environment), [make_episode(0, 3)])
+    with DemonstrationFile(tmp_path / "d.hdf5") as file:
+        file.verify()
+        assert list(file.header.environment["arguments"]["scene"]["things"]) == ["plate", "can", "box"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ def _write_header(data: h5py.Group, header: Header, total: int) -> None:
         data.attrs[name] = getattr(header, name)
     for name in HEADER_TREES:
         data.attrs[name] = canonical_json(getattr(header, name))
+    # As it is, not sorted: the order in which a scene's things are declared is their order in the simulator's state.
+    data.attrs["environment"] = json.dumps(header.environment, allow_nan=False)
 
 
 def _write_episode(group: h5py.Group, episode: Episode) -> None:
