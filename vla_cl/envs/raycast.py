@@ -5,6 +5,7 @@ It needs no system package at all. Textures show in their mean colour, and there
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from vla_cl.envs.ray_surfaces import Sky, SurfaceRules, Surfaces
 
 _CAST, _NOT_CAST = 0, 5
 _ONLY_CAST = np.array([1, 0, 0, 0, 0, 0], np.uint8)
-_FAR = 1e10
-_NEAR = 1e-3
+_FAR, _NEAR = 1e10, 1e-3
+"""Metres: how far rays go, and how far in front of the camera the corners of a box must be to bound what is seen."""
+
 _TILE = 16
+"""Edge of a tile in pixels."""
+
 _CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 _SWAPPED = ("body_bvhadr", "geom_group", "geom_matid", "geom_rgba")
 
@@ -143,7 +147,7 @@ class _View:
     def _tiles(self, against: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
         """The rays of the tiles that the same geoms (G,) may show in, for each such set of geoms."""
         height, width = self.shape
-        low, high = self._bounds()
+        low, high = self._bounds
         tiles_down, tiles_across = -(-height // _TILE), -(-width // _TILE)
         tops, lefts = np.arange(tiles_down)[:, None] * _TILE, np.arange(tiles_across)[:, None] * _TILE
         rows = (low[:, 1] < tops + _TILE) & (high[:, 1] > tops)
@@ -156,6 +160,7 @@ class _View:
             if candidates.any():
                 yield candidates, np.flatnonzero(ray_sets == index)
 
+    @functools.cached_property
     def _bounds(self) -> tuple[Array, Array]:
         """Upper left and lower right corners (G, 2), column and row, of the pixels in which each geom may show.
 
