@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from vla_cl.errors import ConfigurationError, VlaClError
-from vla_cl.registry import PLUGIN_LOADERS, load_plugins
+from vla_cl.registry import PLUGIN_LOADERS, Registry, load_plugins
 from vla_cl.tasks.register import add_task
 from vla_cl.tasks.task import Task
 
@@ -21,7 +21,7 @@ FILE_KEYS = ("suite", "description", "plugins", "tasks")
 
 REQUIRED = ("name", "instruction", "horizon", "backend")
 
-READERS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {}
+READERS: Registry[Callable[[dict[str, Any], Path], dict[str, Any]]] = Registry("reader of declarations", "vla_cl.tasks")
 """By backend: turns what a declaration says, beyond a task's own fields, into `arguments`.
 
 A reader is called with the keys that are not fields of `Task` and with the file, and returns the backend's arguments.
@@ -83,8 +83,11 @@ def _task(fields: dict[str, Any], declared: _Lines, entry: _Lines, path: Path) -
             raise ConfigurationError(f"{path.name}, line {line}: a task needs {key!r} (and {_joined(REQUIRED)})")
     own = [field.name for field in dataclasses.fields(Task) if field.name != "seeds"]
     others = {key: value for key, value in fields.items() if key not in own}
-    reader = READERS.get(str(fields["backend"]))
-    if others and reader is None:
+    backend = str(fields["backend"])
+    reader = None
+    if backend in READERS:
+        reader = READERS[backend]
+    elif others:
         key = next(iter(others))
         near = difflib.get_close_matches(key, [*own, *FILE_KEYS], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {_joined([*own, *FILE_KEYS])}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vla_cl.envs.robosuite.env import JOINT_SLOTS
 from vla_cl.envs.tabletop import fixtures, objects
+from vla_cl.envs.tabletop.env import THING_SLOTS
 from vla_cl.envs.tabletop.placement import PlacedView, find_ambiguity, place
-from vla_cl.envs.tabletop.scene import Condition, Scene
+from vla_cl.envs.tabletop.scene import Scene
 from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
 from vla_cl.tasks.declaration import READERS
 from vla_cl.tasks.suite import Ranges
-from vla_cl.tasks.tabletop_language import describe
+from vla_cl.tasks.tabletop_language import Wording, describe
 from vla_cl.tasks.task import Task
 
 BACKEND = "tabletop"
@@ -33,8 +36,8 @@ RANGES: Ranges = {
     "action": ((-1.0,) * 7, (1.0,) * 7),
     "agent_pos": (_HAND_LOW, _HAND_HIGH),
     "environment_state": (
-        (*_HAND_LOW, *_POSE_LOW * 8, *(-1.8,) * 6),
-        (*_HAND_HIGH, *_POSE_HIGH * 8, *(1.8,) * 6),
+        (*_HAND_LOW, *_POSE_LOW * THING_SLOTS, *(-1.8,) * JOINT_SLOTS),
+        (*_HAND_HIGH, *_POSE_HIGH * THING_SLOTS, *(1.8,) * JOINT_SLOTS),
     ),
 }
 """The workspace above the table: metres in the world's frame, whose table top is at 0.8; radians; metres of opening."""
@@ -54,10 +57,10 @@ def tabletop_task(
 
     Args:
         name: Of the task.
-        scene: The declaration, as `Scene.from_mapping` reads it; `steps` lists, where the goal's order is not the order
-            in which to do things, or leaves out what must be done on the way, what the expert and the words go through.
+        scene: The declaration, as `Scene.from_mapping` reads it; `steps` lists what the expert goes through, where the
+            goal's order is not the order in which to do things, or leaves out what must be done on the way.
         horizon: Control steps until an episode is truncated.
-        instruction, paraphrases, held_out_paraphrases: Words; without an instruction they are made from the steps.
+        instruction, paraphrases, held_out_paraphrases: Words; without an instruction they are made from the goal.
         arguments: Further arguments of the backend: robot, action_delay, ...
 
     Raises:
@@ -68,20 +71,32 @@ def tabletop_task(
     try:
         declared = Scene.from_mapping(scene)
         check_unambiguous(declared)
-        wording = describe(declared, declared.goal)
+        wording = Wording(instruction, tuple(paraphrases), tuple(held_out_paraphrases))
+        if not instruction:
+            wording = _words(declared)
     except VlaClError as error:
         raise ConfigurationError(f"task {name!r}: {error}") from error
-    written = bool(instruction)
     return Task(
         name=name,
-        instruction=instruction or wording.instruction,
-        paraphrases=tuple(paraphrases) if written else wording.paraphrases,
-        held_out_paraphrases=tuple(held_out_paraphrases) if written else wording.held_out,
+        instruction=wording.instruction,
+        paraphrases=wording.paraphrases,
+        held_out_paraphrases=wording.held_out,
         horizon=horizon,
         backend=BACKEND,
         arguments={"scene": declared.to_mapping(), **arguments},
         expert=EXPERT,
     )
+
+
+def _words(scene: Scene) -> Wording:
+    """What the goal is in words, if it is one that can be said without help."""
+    for condition in (*scene.goal, *scene.referents.values()):
+        if condition.negated:
+            raise ConfigurationError(f"there are no words for {str(condition)!r}; give an instruction")
+    try:
+        return describe(scene, scene.goal)
+    except KeyError as error:
+        raise ConfigurationError(f"there are no words for the predicate {error}; give an instruction") from error
 
 
 def check_unambiguous(scene: Scene) -> None:
@@ -91,6 +106,7 @@ def check_unambiguous(scene: Scene) -> None:
         ConfigurationError: Which thing, and why.
     """
     named = {argument for condition in (*scene.goal, *scene.steps) for argument in condition.arguments}
+    named |= {argument for name in named & set(scene.referents) for argument in scene.referents[name].arguments}
     for name in sorted(named):
         twins = [
             other
@@ -132,15 +148,15 @@ def read_declaration(fields: dict[str, Any], file: Path) -> dict[str, Any]:
     for key in fields:
         if key not in (*_SCENE_KEYS, *_ROBOT_KEYS):
             raise UnknownNameError("key of a tabletop task", key, (*_SCENE_KEYS, *_ROBOT_KEYS))
-    scene = {key: fields[key] for key in _SCENE_KEYS if key in fields}
-    for thing in scene.get("things", {}).values():
-        options = thing.get("options", {}) if isinstance(thing, Mapping) else {}
-        if "file" in options:
-            options["file"] = str(file.parent / options["file"])
+    scene = {key: copy.deepcopy(fields[key]) for key in _SCENE_KEYS if key in fields}
+    things = scene.get("things")
+    for thing in things.values() if isinstance(things, Mapping) else ():
+        options = thing.get("options") if isinstance(thing, Mapping) else None
+        if isinstance(options, Mapping) and "file" in options:
+            thing["options"] = {**options, "file": str(file.parent / str(options["file"]))}
     declared = Scene.from_mapping(scene)
     check_unambiguous(declared)
     return {"scene": declared.to_mapping(), **{key: fields[key] for key in _ROBOT_KEYS if key in fields}}
 
 
-READERS[BACKEND] = read_declaration
-__all__ = ["RANGES", "Condition", "check_told_apart", "check_unambiguous", "read_declaration", "tabletop_task"]
+READERS.register(BACKEND, read_declaration)

@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec
-from vla_cl.envs.robosuite.env import RobosuiteEnv
+from vla_cl.envs.robosuite.env import JOINT_SLOTS, RobosuiteEnv
 from vla_cl.envs.tabletop import fixtures, objects
 from vla_cl.envs.tabletop.item import Item
 from vla_cl.envs.tabletop.predicates import holds
 from vla_cl.envs.tabletop.scene import Scene
 from vla_cl.envs.tabletop.world import TABLE_HEIGHT, register_world
+from vla_cl.errors import ConfigurationError
+
+THING_SLOTS = 12
+"""`environment_state` has room for this many things' poses."""
 
 BUILT_IN_KINDS = (objects, fixtures)
 """Modules that register what can be declared."""
@@ -23,7 +27,9 @@ BUILT_IN_KINDS = (objects, fixtures)
 class TabletopEnv(RobosuiteEnv):
     """A scene with a goal on robosuite's table. It is solved when all conditions of the goal hold at once.
 
-    Observations and actions are `RobosuiteEnv`'s. In `environment_state`, things come in the order of the declaration.
+    Observations and actions are `RobosuiteEnv`'s, but for `environment_state` (97,): `agent_pos` (7), up to twelve
+    things' positions (3) in metres and quaternions (4, w first), and up to six mechanisms' joints, in the order of the
+    declaration.
 
     Args:
         spec: How to build it.
@@ -50,6 +56,10 @@ class TabletopEnv(RobosuiteEnv):
     ) -> None:
         self.scene = Scene.from_mapping(scene)
         self.items = self.scene.items()
+        if spec.observation.privileged and len(self.items) > THING_SLOTS:
+            raise ConfigurationError(
+                f"the privileged state has room for {THING_SLOTS} things; the scene has {len(self.items)}: leave some out"
+            )
         super().__init__(
             spec,
             render_mode,
@@ -70,6 +80,17 @@ class TabletopEnv(RobosuiteEnv):
         }
         success = all(conditions.values())
         return float(success), success, {"conditions": conditions}
+
+    def environment_state(self) -> NDArray[np.float64]:
+        """`agent_pos` (7), things' poses (12 x 7) and mechanisms' joint positions (6), zero where there are none."""
+        state = np.zeros(7 + 7 * THING_SLOTS + JOINT_SLOTS)
+        state[:7] = self.gripper.proprioception()
+        bodies = list(self._bodies.values())[:THING_SLOTS]
+        poses = state[7 : 7 + 7 * len(bodies)].reshape(-1, 7)
+        poses[:, :3], poses[:, 3:] = self.data.xpos[bodies], self.data.xquat[bodies]
+        joints = list(self._joints.values())[:JOINT_SLOTS]
+        state[-JOINT_SLOTS:][: len(joints)] = self.data.qpos[joints]
+        return state
 
     # --- what predicates and experts look at -------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Things that stand fast on the table: containers, furniture, and mechanisms with one joint each.
 
-A fixture's origin lies on the table, in its middle; its front looks along -x, towards the robot, until the scene turns it.
-Mechanisms stay where they are left: friction holds them, no spring brings them back.
+A fixture's origin lies on the table, in its middle; its front looks along -x, towards the robot, until the scene
+turns it. Mechanisms stay where they are left: friction holds them, no spring brings them back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from vla_cl.envs.tabletop.item import Box, Grip, Item, Material, Mechanism, body
 
 _WOOD = "0.72 0.56 0.38 1"
 _METAL = "0.35 0.36 0.40 1"
-_MECHANISM_DAMPING = 2.0
 
 
 @register_kind("box")
@@ -70,7 +69,7 @@ def drawer(name: str, material: Material) -> Item:
     )
     slide = (
         f'<joint name="{name}_slide" type="slide" axis="-1 0 0" range="0 0.16" limited="true" '
-        f'damping="{_MECHANISM_DAMPING * 4 * material.damping:g}" frictionloss="{1.0 * material.damping:g}" armature="0.05"/>'
+        f'damping="{8.0 * material.damping:g}" frictionloss="{1.0 * material.damping:g}" armature="0.05"/>'
     )
     inner = body(
         f"{name}_drawer",
@@ -126,7 +125,7 @@ def button(name: str, material: Material) -> Item:
     base = Material(_METAL, material.friction, material.mass, material.damping)
     slide = (
         f'<joint name="{name}_slide" type="slide" axis="0 0 -1" range="0 0.02" limited="true" '
-        f'damping="{_MECHANISM_DAMPING * 5 * material.damping:g}" frictionloss="{3.0 * material.damping:g}" armature="0.05"/>'
+        f'damping="{10.0 * material.damping:g}" frictionloss="{3.0 * material.damping:g}" armature="0.05"/>'
     )
     cap = body(
         f"{name}_cap",

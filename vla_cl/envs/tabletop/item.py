@@ -10,6 +10,9 @@ from vla_cl.registry import Registry
 
 Vector = tuple[float, float, float]
 
+TABLE_SIZE = (0.9, 1.2, 0.05)
+"""Length along x, width along y, thickness of the table, in metres."""
+
 _FOOT = 0.003  # metres: radius of the spheres that round things stand on
 
 

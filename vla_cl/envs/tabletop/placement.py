@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.tabletop.item import Item
+from vla_cl.envs.tabletop.item import TABLE_SIZE, Item
 from vla_cl.envs.tabletop.predicates import holds
 from vla_cl.envs.tabletop.scene import Condition, Region, Scene, Thing
 from vla_cl.errors import ConfigurationError
@@ -78,7 +78,10 @@ def place(scene: Scene, items: Mapping[str, Item], generator: np.random.Generato
     for _ in range(_SCENE_TRIES):
         placed, crowded = _draw(scene, items, generator)
         if crowded:
-            obstacle = f"there is no room for {crowded!r} in its region; make the region larger or move things apart"
+            obstacle = (
+                f"there is no room for {crowded!r} in its region; make the region larger, or move it away from other "
+                "things and from the table's edge"
+            )
             continue
         view = PlacedView(items, placed)
         if all(_true(view, condition) for condition in scene.goal):
@@ -115,12 +118,11 @@ def _text(conditions: tuple[Condition, ...]) -> str:
 def _draw(scene: Scene, items: Mapping[str, Item], generator: np.random.Generator) -> tuple[dict[str, Placed], str]:
     """A placement, and the name of the thing that found no room, if one did not."""
     placed: dict[str, Placed] = {}
-    fixtures_first = sorted(scene.things, key=lambda name: (items[name].movable, bool(scene.things[name].region[0].of)))
-    for name in fixtures_first:
+    for name in _order(scene, items):
         thing = scene.things[name]
         for _ in range(_THING_TRIES):
             candidate = _candidate(thing, items[name], items, placed, generator)
-            if not any(
+            if _on_the_table(items[name], candidate) and not any(
                 _overlap(items[name], candidate, items[other], there)
                 for other, there in placed.items()
                 if other != candidate.holder
@@ -130,6 +132,15 @@ def _draw(scene: Scene, items: Mapping[str, Item], generator: np.random.Generato
         else:
             return placed, name
     return placed, ""
+
+
+def _order(scene: Scene, items: Mapping[str, Item]) -> list[str]:
+    """Fixtures before movable things, and each after the fixtures that it is placed by."""
+
+    def depth(name: str) -> int:
+        return max((1 + depth(region.of) for region in scene.things[name].region if region.of), default=0)
+
+    return sorted(scene.things, key=lambda name: (items[name].movable, depth(name)))
 
 
 def _candidate(
@@ -159,15 +170,19 @@ def _candidate(
     return Placed(position, float(yaw), joint, region.of if region.surface != "table" else "")
 
 
+def _on_the_table(item: Item, placed: Placed) -> bool:
+    """Whether all of a thing is above the table."""
+    corners = np.abs(_corners(item, placed))
+    return bool((corners <= np.array(TABLE_SIZE[:2]) / 2).all())
+
+
 def _overlap(item: Item, placed: Placed, other: Item, there: Placed) -> bool:
     """Whether two things come closer than `CLEARANCE`, seen from above: boxes turned about the vertical."""
     if not (item.solid and other.solid):
         return False
-    if placed.holder != there.holder and (placed.holder or there.holder):
-        # on different levels: only what stands on the table beside a fixture can be in the way of what it carries
-        tall = max(placed.position[2] + item.bounds.bottom, there.position[2] + other.bounds.bottom)
-        if tall >= min(placed.position[2] + item.bounds.top, there.position[2] + other.bounds.top):
-            return False
+    floor = max(placed.position[2] + item.bounds.bottom, there.position[2] + other.bounds.bottom)
+    if floor >= min(placed.position[2] + item.bounds.top, there.position[2] + other.bounds.top):
+        return False  # one above the other
     first, second = _corners(item, placed), _corners(other, there)
     for rotation in (placed.rotation, there.rotation):
         for axis in rotation[:2, :2].T:

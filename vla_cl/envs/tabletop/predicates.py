@@ -1,11 +1,12 @@
 """What can be true of things on a table, as functions of their poses, joints and contacts.
 
-Directions are the camera's, which faces the robot: left is -y, right +y, behind (further from the camera) -x, in front +x.
+Directions are the camera's, which faces the robot: left is -y, right +y, behind (further from the camera) -x, in front
++x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,22 @@ class View(Protocol):
 Test = Callable[..., bool]
 
 
+def _moves_along(item: Item, joint: str, vertical: bool) -> bool:
+    mechanism = item.mechanism
+    return mechanism is not None and mechanism.joint == joint and bool(mechanism.axis[2]) == vertical
+
+
+_NEEDS: Mapping[str, Callable[[Item], bool]] = {
+    "": lambda item: True,
+    "support": lambda item: item.support is not None,
+    "interior": lambda item: item.interior is not None,
+    "movable": lambda item: item.movable,
+    "slides": lambda item: _moves_along(item, "slide", vertical=False),
+    "turns": lambda item: _moves_along(item, "hinge", vertical=True),
+    "sinks": lambda item: _moves_along(item, "slide", vertical=True),
+}
+
+
 @dataclass(frozen=True)
 class Predicate:
     """A test of one or more things, and which things it makes sense for."""
@@ -65,10 +82,18 @@ class Predicate:
             ConfigurationError: One lacks what the test looks at.
         """
         for need, item in zip(self.needs, items, strict=False):
-            if need and not getattr(item, need):
-                what = {"support": "a flat top", "interior": "an inside", "mechanism": "a joint", "movable": "to move"}
-                raise ConfigurationError(f"condition {text!r} cannot hold: a thing in it lacks {what[need]}")
+            if not _NEEDS[need](item):
+                raise ConfigurationError(f"condition {text!r} cannot hold: a thing in it {_LACKS[need]}")
 
+
+_LACKS = {
+    "support": "has no flat top",
+    "interior": "has no inside",
+    "movable": "does not move",
+    "slides": "has no drawer",
+    "turns": "has no dial",
+    "sinks": "has no button",
+}
 
 PREDICATES: dict[str, Predicate] = {}
 """Predicates by the name that goals use."""
@@ -105,13 +130,13 @@ def in_(view: View, inner: str, outer: str) -> bool:
     return bool(inside and not view.held(inner))
 
 
-@_predicate(1, "mechanism")
+@_predicate(1, "slides")
 def open_(view: View, fixture: str) -> bool:
     """A drawer is out by three quarters of its way or more."""
     return _done(view, fixture)
 
 
-@_predicate(1, "mechanism")
+@_predicate(1, "slides")
 def closed(view: View, fixture: str) -> bool:
     """A drawer is in, up to a centimetre and a half."""
     mechanism = view.item(fixture).mechanism
@@ -119,13 +144,13 @@ def closed(view: View, fixture: str) -> bool:
     return bool(view.joint(fixture) <= mechanism.undone)
 
 
-@_predicate(1, "mechanism")
+@_predicate(1, "turns")
 def turned(view: View, fixture: str) -> bool:
     """A knob is turned by a radian or more, either way."""
     return _done(view, fixture)
 
 
-@_predicate(1, "mechanism")
+@_predicate(1, "sinks")
 def pressed(view: View, fixture: str) -> bool:
     """A button is down by 14 mm or more."""
     return _done(view, fixture)
@@ -167,7 +192,7 @@ def between(view: View, middle: str, first: str, second: str) -> bool:
     """`middle` is in the middle half of the way between the two others, at most 6 cm off the line."""
     start, end, point = (view.pose(name)[0][:2] for name in (first, second, middle))
     way = end - start
-    share = float((point - start) @ way / (way @ way))
+    share = float((point - start) @ way / max(float(way @ way), 1e-9))
     off = float(np.linalg.norm(point - start - share * way))
     return 0.25 <= share <= 0.75 and off <= 0.06
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from vla_cl.envs.tabletop.checks import as_numbers, as_range, check_name, check_scene
 from vla_cl.envs.tabletop.item import COLOURS, KINDS, Item, Material
 from vla_cl.envs.tabletop.predicates import PREDICATES
-from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _CALL = re.compile(r"\s*(not\s+)?([a-z_]+)\s*\(\s*([^()]*?)\s*\)\s*")
 _SURFACES = ("table", "top", "inside")
 
@@ -36,14 +37,11 @@ class Region:
 
     def __post_init__(self) -> None:
         for axis in ("x", "y", "yaw"):
-            values = getattr(self, axis)
-            if len(values) != 2 or not values[0] <= values[1]:
-                raise ConfigurationError(f"a region's {axis} must be [low, high], got {list(values)}")
-            object.__setattr__(self, axis, (float(values[0]), float(values[1])))
+            object.__setattr__(self, axis, as_range(axis, getattr(self, axis)))
         if self.surface not in _SURFACES:
             raise UnknownNameError("surface", self.surface, _SURFACES)
         if self.surface != "table" and not self.of:
-            raise ConfigurationError(f"a region on the surface {self.surface!r} must say of which fixture")
+            raise ConfigurationError(f"the surface {self.surface!r} must say of which fixture")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Condition:
     negated: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Condition:
+    def parse(cls, text: object) -> Condition:
         """Read `on(a, b)`.
 
         Raises:
@@ -131,6 +129,17 @@ class Camera:
     target: tuple[float, float, float] = (-0.03, 0.0, 0.02)
     field_of_view: float = 42.0
 
+    def __post_init__(self) -> None:
+        for end in ("position", "target"):
+            point = as_numbers(end, getattr(self, end))
+            if len(point) != 3:
+                raise ConfigurationError(f"{end} must be [x, y, z], got {list(point)}")
+            object.__setattr__(self, end, point)
+        if math.dist(self.position, self.target) < 0.01:
+            raise ConfigurationError(f"target must be away from the camera's position {list(self.position)}")
+        if not 1 <= self.field_of_view <= 170:
+            raise ConfigurationError(f"field_of_view must be 1 to 170 degrees, got {self.field_of_view}")
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -139,8 +148,8 @@ class Scene:
     Args:
         things: Objects and fixtures by name.
         goal: Conditions that must hold at once.
-        referents: What tells a thing from look-alikes that are called the same: its name, and a condition that holds for
-            it and for none of them at the start.
+        referents: What tells a thing from look-alikes that are called the same: its name, and a condition that starts
+            with it, and that holds for it and for none of them at the start.
         dynamics: Factors on the physics.
         camera: Of the view "agentview".
         steps: What becomes true one after the other on the way to the goal; the goal itself by default.
@@ -160,20 +169,9 @@ class Scene:
         object.__setattr__(self, "steps", self.steps or self.goal)
         if not self.goal:
             raise ConfigurationError("the scene's goal is empty; name at least one condition")
-        items = self.items()
-        for name, thing in self.things.items():
-            if not _NAME.fullmatch(name):
-                raise ConfigurationError(f"thing {name!r} is not a usable name; use lower-case letters, digits and _")
-            for region in thing.region:
-                self._check_region(name, region, items)
-        for condition in (*self.goal, *self.steps, *self.referents.values()):
-            for argument in condition.arguments:
-                if argument not in self.things:
-                    raise UnknownNameError("thing", argument, self.things)
-            PREDICATES[condition.predicate].check(str(condition), [items[name] for name in condition.arguments])
-        for name in self.referents:
-            if name not in self.things:
-                raise UnknownNameError("thing", name, self.things)
+        for name in self.things:
+            check_name(name)
+        check_scene(self, self.items())
 
     def items(self) -> dict[str, Item]:
         """What every thing is made of.
@@ -184,27 +182,18 @@ class Scene:
         """
         items = {}
         for name, thing in self.things.items():
+            if thing.kind not in KINDS:
+                raise UnknownNameError(f"kind of {name!r}", str(thing.kind), KINDS)
             if thing.colour not in COLOURS:
-                raise UnknownNameError("colour", thing.colour, COLOURS)
+                raise UnknownNameError(f"colour of {name!r}", str(thing.colour), COLOURS)
             material = Material(COLOURS[thing.colour], **asdict(self.dynamics))
             try:
                 items[name] = KINDS[thing.kind](name, material, **thing.options)
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise ConfigurationError(f"thing {name!r} cannot be a {thing.kind}: {error}") from error
+            if not min(items[name].bounds.half) > 0:
+                raise ConfigurationError(f"thing {name!r} has no size; options must be above 0: {dict(thing.options)}")
         return items
-
-    def _check_region(self, name: str, region: Region, items: Mapping[str, Item]) -> None:
-        if not region.of:
-            return
-        if region.of not in items:
-            raise UnknownNameError(f"thing that {name!r} is placed by", region.of, items)
-        holder = items[region.of]
-        if holder.movable:
-            raise ConfigurationError(f"{name!r} is placed by {region.of!r}, which moves; place it by a fixture")
-        if region.surface == "top" and holder.support is None:
-            raise ConfigurationError(f"{name!r} cannot start on {region.of!r}, which has no flat top")
-        if region.surface == "inside" and holder.interior is None:
-            raise ConfigurationError(f"{name!r} cannot start inside {region.of!r}, which is no container")
 
     @classmethod
     def from_mapping(cls, declaration: Mapping[str, Any]) -> Scene:
@@ -213,7 +202,7 @@ class Scene:
         Raises:
             ConfigurationError, UnknownNameError: A key or value cannot be used; the message says which and where.
         """
-        _check_keys("scene", declaration, [entry.name for entry in fields(cls)])
+        _check_keys("scene", _mapping("a scene", declaration), [entry.name for entry in fields(cls)])
         things = {}
         for name, entry in _mapping("things", declaration.get("things")).items():
             where = f"things.{name}"
@@ -222,17 +211,17 @@ class Scene:
             if "kind" not in entry or "region" not in entry:
                 raise ConfigurationError(f"{where} needs a kind and a region")
             regions = entry.pop("region")
-            regions = [regions] if isinstance(regions, Mapping) else list(regions)
+            regions = regions if isinstance(regions, (list, tuple)) else [regions]
             start = entry.pop("start", None)
             things[name] = Thing(
                 region=tuple(_build(Region, f"{where}.region", region) for region in regions),
-                start=None if start is None else _range(f"{where}.start", start),
+                start=None if start is None else as_range(f"{where}.start", start),
                 **entry,
             )
         return cls(
             things=things,
-            goal=_conditions(declaration.get("goal")),
-            steps=_conditions(declaration.get("steps")),
+            goal=_conditions("goal", declaration.get("goal")),
+            steps=_conditions("steps", declaration.get("steps")),
             referents={
                 name: Condition.parse(text)
                 for name, text in _mapping("referents", declaration.get("referents", {})).items()
@@ -257,9 +246,12 @@ class Scene:
         }
 
 
-def _conditions(texts: Any) -> tuple[Condition, ...]:
+def _conditions(where: str, texts: Any) -> tuple[Condition, ...]:
     """From one condition, a list of them, or nothing."""
-    return tuple(Condition.parse(text) for text in ([texts] if isinstance(texts, str) else texts or ()))
+    listed = [texts] if isinstance(texts, str) else texts or ()
+    if not isinstance(listed, (list, tuple)):
+        raise ConfigurationError(f"{where} must be a condition or a list of conditions, got {texts!r}")
+    return tuple(Condition.parse(text) for text in listed)
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:
@@ -277,13 +269,6 @@ def _check_keys(where: str, entry: Mapping[str, Any], known: list[str]) -> None:
 def _build(kind: Any, where: str, entry: Any) -> Any:
     _check_keys(where, _mapping(where, entry), [item.name for item in fields(kind)])
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-    except (TypeError, ValueError) as error:
+        return kind(**entry)
+    except (TypeError, ValueError, VlaClError) as error:
         raise ConfigurationError(f"{where} cannot be used: {error}") from error
-
-
-def _range(where: str, value: Any) -> tuple[float, float]:
-    values = value if isinstance(value, (list, tuple)) else (value, value)
-    if len(values) != 2 or not all(isinstance(number, (int, float)) for number in values):
-        raise ConfigurationError(f"{where} must be a number or [low, high], got {value!r}")
-    return float(values[0]), float(values[1])

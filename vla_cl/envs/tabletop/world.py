@@ -10,15 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.robosuite_import import import_robosuite
-from vla_cl.envs.tabletop.item import Item
+from vla_cl.envs.tabletop.item import TABLE_SIZE, Item
 from vla_cl.envs.tabletop.placement import Placed, place
 from vla_cl.envs.tabletop.scene import Camera, Scene
 
 TABLE_HEIGHT = 0.8
 """Of the table's top above the floor, in metres."""
-
-TABLE_SIZE = (0.9, 1.2, 0.05)
-"""Length along x, width along y, thickness, in metres."""
 
 ENVIRONMENT = "VlaClTabletop"
 """The name under which robosuite knows the class."""
@@ -50,6 +47,9 @@ def register_world() -> str:
             robot.set_base_xpos(robot.base_xpos_offset["table"](0.8))
             arena = TableArena(table_full_size=TABLE_SIZE, table_offset=(0.0, 0.0, TABLE_HEIGHT))
             arena.set_origin([0, 0, 0])
+            if self.scene.dynamics.friction != 1.0:
+                _scale_friction(arena.worldbody, self.scene.dynamics.friction)
+                _scale_friction(robot.worldbody, self.scene.dynamics.friction)
             _add_things(arena, self.items)
             _add_camera(arena, self.scene.camera)
             self.model = ManipulationTask(mujoco_arena=arena, mujoco_robots=[robot], mujoco_objects=[])
@@ -69,7 +69,7 @@ def register_world() -> str:
         def _check_success(self) -> bool:
             return False
 
-    return VlaClTabletop.__name__
+    return ENVIRONMENT
 
 
 def _add_things(arena: Any, items: dict[str, Item]) -> None:
@@ -80,6 +80,13 @@ def _add_things(arena: Any, items: dict[str, Item]) -> None:
         arena.worldbody.append(element)
         for asset in ElementTree.fromstring(f"<asset>{item.assets}</asset>"):
             arena.asset.append(asset)
+
+
+def _scale_friction(tree: ElementTree.Element, factor: float) -> None:
+    """Scale the sliding friction of all shapes: of two that touch, MuJoCo takes the larger one."""
+    for geom in tree.iter("geom"):
+        sliding, *others = geom.get("friction", "1").split()
+        geom.set("friction", " ".join([f"{float(sliding) * factor:g}", *others]))
 
 
 def _add_camera(arena: Any, camera: Camera) -> None:
@@ -98,6 +105,8 @@ def look_at(position: NDArray[np.float64], target: NDArray[np.float64]) -> NDArr
 
     backwards = (position - target) / np.linalg.norm(position - target)
     right = np.cross([0.0, 0.0, 1.0], backwards)
+    if np.linalg.norm(right) < 1e-6:  # from straight above, as from the front: what is right stays right
+        right = np.array([0.0, 1.0, 0.0])
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(backwards, right), backwards], axis=1)
     quaternion = np.empty(4)
@@ -109,7 +118,7 @@ def _put(sim: Any, items: dict[str, Item], placed: dict[str, Placed]) -> None:
     """Write a placement into the simulation."""
     model, data = sim.model._model, sim.data._data
     for name, where in placed.items():
-        position = where.position + [0.0, 0.0, TABLE_HEIGHT]
+        position = where.position + np.array([0.0, 0.0, TABLE_HEIGHT])
         quaternion = np.array([np.cos(where.yaw / 2), 0.0, 0.0, np.sin(where.yaw / 2)])
         item = items[name]
         if item.movable:
