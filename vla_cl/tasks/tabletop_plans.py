@@ -126,7 +126,11 @@ def _put_in(hand: Hand, env: TabletopEnv, inner: str, outer: str) -> Plan[None]:
     spot = _free_spot(env, inner, outer, holder.interior_body, centre, half)
     height = space.bottom - env.item(inner).bounds.bottom + 0.008
     at = partial(_point_of, env, outer, holder.interior_body, (*spot[:2], height))
-    yield from place(hand, thing, at, clearance=0.09)
+    headings: tuple[float, ...] = ()
+    if holder.mechanism is not None:  # the hand is wide along the fingers: across the drawer it clears its front
+        turn = hand.finger_yaw(_across(env, outer)) - hand.yaw
+        headings = (thing.heading(hand) + turn,)
+    yield from place(hand, thing, at, clearance=0.09, headings=headings)
 
 
 def _put_beside(axis: int, sign: float, hand: Hand, env: TabletopEnv, thing: str, other: str) -> Plan[None]:
@@ -184,9 +188,21 @@ def _graspable(env: TabletopEnv, name: str) -> Graspable:
     grip = env.item(name).grip
     if grip is None:
         raise ConfigurationError(f"{name!r} is too wide to be gripped; ask for something else of it")
-    turns = [grip.yaw + 2 * np.pi * k / grip.fold for k in range(grip.fold)] if grip.fold else []
-    axes = tuple((float(np.cos(turn)), float(np.sin(turn)), 0.0) for turn in turns)
-    return Graspable(name, offset=grip.point, closes_along=axes)
+    if grip.fold:
+        turns = [grip.yaw + 2 * np.pi * k / grip.fold for k in range(grip.fold)]
+        axes = [np.array([np.cos(turn), np.sin(turn), 0.0]) for turn in turns]
+    else:  # round: any way will do, but in a drawer the wide hand goes across
+        drawers = [other for other, item in env.items.items() if item.interior is not None and item.mechanism]
+        axes = [env.pose(name)[1].T @ _across(env, drawer) for drawer in drawers if holds(env, "in", (name, drawer))]
+    return Graspable(name, offset=grip.point, closes_along=tuple((float(x), float(y), float(z)) for x, y, z in axes))
+
+
+def _across(env: TabletopEnv, drawer: str) -> NDArray[np.float64]:
+    """The level direction (3,) across a drawer's way."""
+    mechanism = env.item(drawer).mechanism
+    assert mechanism is not None
+    way = env.pose(drawer)[1] @ np.array(mechanism.axis)
+    return np.array([-way[1], way[0], 0.0])
 
 
 def _grasp(hand: Hand, env: TabletopEnv, thing: Graspable, lift: float = 0.05) -> Plan[None]:
