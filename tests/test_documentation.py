@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,24 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 EXAMPLES = ROOT / "docs" / "examples"
 
 
-def commands(page: Path) -> list[str]:
-    """The `vla-cl run` lines of a page's code blocks, without comments."""
+def commands(page: Path, start: str) -> list[str]:
+    """The lines of a page's code blocks that start with some words, without comments."""
     lines = [line.strip() for line in page.read_text(encoding="utf-8").splitlines()]
-    return [line.split("#")[0].strip() for line in lines if line.startswith("vla-cl run ") and "KEY=VALUE" not in line]
+    return [line.split("#")[0].strip() for line in lines if line.startswith(start) and "KEY=VALUE" not in line]
 
 
-RUNS = sorted({command for page in PAGES for command in commands(page)})
+RUNS = sorted({command for page in PAGES for command in commands(page, "vla-cl run ")})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has after typing along: the files that the pages show, and those that `tasks new` writes."""
+    folder = tmp_path_factory.mktemp("reader") / "files"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for command in sorted({command for page in PAGES for command in commands(page, "vla-cl tasks new ")}):
+        words = shlex.split(command)[1:]
+        assert main([*words, "--output", str(folder)]) == 0, command
+    return folder
 
 
 def test_there_are_commands_to_check():
@@ -29,8 +41,8 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("command", RUNS)
-def test_every_documented_run_resolves(command, capsys, monkeypatch):
-    monkeypatch.chdir(EXAMPLES)
+def test_every_documented_run_resolves(command, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
     words = shlex.split(command)[1:]
     assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err
 

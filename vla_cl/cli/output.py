@@ -14,7 +14,10 @@ from rich.table import Table
 PIPE_WIDTH = 1000
 
 PluginOption = typer.Option(
-    None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
+    None,
+    "--plugin",
+    metavar="FILE_OR_MODULE",
+    help="A module, a Python file or a YAML declaration that registers more; repeatable.",
 )
 JsonOption = typer.Option(False, "--json", help="Print JSON, for other programs.")
 

@@ -22,7 +22,10 @@ def run(
     ),
     preset: str | None = typer.Option(None, "--preset", help="Start from a whole experiment, e.g. quickstart."),
     plugin: list[str] | None = typer.Option(
-        None, "--plugin", metavar="FILE_OR_MODULE", help="A Python file or module that registers more; repeatable."
+        None,
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        help="A module, a Python file or a YAML declaration that registers more; repeatable.",
     ),
     output: Path | None = typer.Option(None, "--output", help="Folder of all runs (default: runs)."),
     jobs: int = typer.Option(1, "--jobs", min=1, help="Runs of a sweep at the same time, one core each."),
