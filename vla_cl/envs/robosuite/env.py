@@ -172,6 +172,11 @@ class RobosuiteEnv(ManipulationEnv):
         """Position of a fixture's joint, in metres or radians."""
         return float(self.data.qpos[self._joints[name]])
 
+    def joint_axis(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where a fixture's joint is now: a point on its axis (3,) in metres, and the axis as a unit vector (3,)."""
+        joint = self.data.joint(name)
+        return np.array(joint.xanchor), np.array(joint.xaxis)
+
     def dirt(self) -> NDArray[np.float64]:
         """Where dirt is left to be wiped (K, 3), in metres."""
         return self._markers.dirty_positions()

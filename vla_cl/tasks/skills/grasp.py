@@ -14,6 +14,9 @@ from vla_cl.tasks.skills.plan import Plan, SkillFailed
 
 X_AXIS, Y_AXIS, Z_AXIS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
+_FINGER_REACH = 0.05  # metres from the middle of the hand to an open finger
+_ELBOW_ROOM, _CROWDING = 0.045, 40.0  # metres from other objects that fingers keep if they can; radians a metre
+_ANY_YAW = np.linspace(-0.375, 0.375, 7) * np.pi
 _LEVEL = 0.5  # sine of 30 degrees: fingers close along an axis that is steeper only if none is more level
 
 
@@ -44,8 +47,8 @@ class Graspable:
         axis = hand.env.rotation(self.name)[:, 0]
         return float(np.arctan2(axis[1], axis[0]))
 
-    def yaw(self, hand: Hand, headings: Sequence[float] = ()) -> float:
-        """How the hand is to be turned to take it: the choice nearest to the nominal start.
+    def yaws(self, hand: Hand, headings: Sequence[float] = ()) -> list[float]:
+        """How the hand may be turned to take it, best first: near its nominal start, fingers away from other objects.
 
         Args:
             hand: The hand.
@@ -54,12 +57,24 @@ class Graspable:
         rotation = hand.env.rotation(self.name)
         directions = [rotation @ np.array(axis) for axis in self.closes_along]
         level = [direction for direction in directions if abs(direction[2]) < _LEVEL]
-        yaws = [hand.finger_yaw(direction) for direction in level] or [0.0]
-        if not headings:
-            return min(yaws, key=abs)
-        yaws += [yaw - np.pi if yaw > 0 else yaw + np.pi for yaw in yaws]
+        yaws = [hand.finger_yaw(direction) for direction in level] or list(_ANY_YAW)
         present = self.heading(hand)
-        return min(yaws, key=lambda yaw: max(abs(yaw), abs(nearest_yaw(yaw - present, headings))))
+        if headings:
+            yaws += [yaw - np.pi if yaw > 0 else yaw + np.pi for yaw in yaws]
+
+        def cost(yaw: float) -> float:
+            later = abs(nearest_yaw(yaw - present, headings)) if headings else 0.0
+            return max(abs(yaw), later) + _CROWDING * max(0.0, _ELBOW_ROOM - self._room(hand, yaw))
+
+        return sorted(yaws, key=cost)
+
+    def _room(self, hand: Hand, yaw: float) -> float:
+        """From the middle of other objects to the nearer of the two open fingers, seen from above, in metres."""
+        gripper = hand.env.gripper
+        across = hand.pointing_down(yaw) @ gripper.finger_axis * _FINGER_REACH
+        fingers = [self.place(hand) + across, self.place(hand) - across]
+        others = [hand.env.position(name) for name in hand.env.objects if name != self.name]
+        return min((float(np.linalg.norm((a - b)[:2])) for a in fingers for b in others), default=np.inf)
 
 
 def nearest_yaw(offset: float, headings: Sequence[float]) -> float:
@@ -90,8 +105,9 @@ def grasp(
     Raises:
         SkillFailed: It never came along.
     """
-    for _ in range(attempts):
-        yield from _go_above(hand, thing, headings)
+    for attempt in range(attempts):
+        yaws = thing.yaws(hand, headings)
+        yield from _go_above(hand, thing, yaws[attempt % len(yaws)])
         yield from descend(hand, lambda: thing.place(hand))
         yield from close_fingers(hand)
         before = thing.place(hand)
@@ -109,10 +125,10 @@ def distance_to(hand: Hand, thing: Graspable) -> float:
     return float(np.linalg.norm(thing.place(hand) - hand.position))
 
 
-def _go_above(hand: Hand, thing: Graspable, headings: Sequence[float]) -> Plan[None]:
+def _go_above(hand: Hand, thing: Graspable, yaw: float) -> Plan[None]:
     """Open the fingers on the way to a point above the object; up first, if the way there is long."""
     hand.closed = False
     above = np.array([0.0, 0.0, thing.hover])
     if np.linalg.norm((thing.place(hand) - hand.position)[:2]) > 0.05:
         yield from rise_to(hand, float((thing.place(hand) + above)[2]))
-    yield from reach(hand, lambda: thing.place(hand) + above, attitude=thing.yaw(hand, headings), tolerance=0.012)
+    yield from reach(hand, lambda: thing.place(hand) + above, attitude=yaw, tolerance=0.012)

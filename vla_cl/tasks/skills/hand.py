@@ -74,6 +74,21 @@ class Hand:
         """The rotation (3, 3) of a hand that points straight down."""
         return rotation_about(np.array([0.0, 0.0, 1.0]), yaw) @ self.env.gripper.reference
 
+    def facing(self, direction: NDArray[np.float64], fingers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rotation (3, 3) of a hand that points along one direction and whose fingers close along another.
+
+        Of the two, as fingers may be swapped, it is the one nearer to the nominal start.
+
+        Args:
+            direction: Unit vector (3,) out of the hand.
+            fingers: Unit vector (3,) square to it.
+        """
+        gripper = self.env.gripper
+        ahead = np.array([0.0, 0.0, 1.0])
+        own = np.stack([gripper.finger_axis, np.cross(ahead, gripper.finger_axis), ahead], axis=1)
+        choices = [np.stack([f, np.cross(direction, f), direction], axis=1) @ own.T for f in (fingers, -fingers)]
+        return max(choices, key=lambda rotation: float(np.trace(gripper.reference.T @ rotation)))
+
     def turn_left(self) -> NDArray[np.float64]:
         """The rotation vector (3,) in the world's frame from the present rotation to `attitude`, in radians.
 
@@ -90,8 +105,8 @@ class Hand:
     def toward(self, position: NDArray[np.float64], speed: float = 1.0) -> NDArray[np.float32]:
         """The action (7,) that brings the hand nearer to a position (3,) and to its `attitude`.
 
-        Proportional control: fast at first, slower near the goal. Sideways and vertical speed are bounded apart, so that
-        on a long way across the hand keeps its height. Fingers are told what `closed` says.
+        Proportional control: fast at first, slower near the goal. Sideways and vertical speed are bounded apart, so
+        that on a long way across the hand keeps its height. Fingers are told what `closed` says.
 
         Args:
             position: Where to go, in metres.
@@ -104,7 +119,7 @@ class Hand:
         turn = base @ self.turn_left() * (self._gain / ROTATION_UNIT)
         grip = 1.0 if self.closed else -1.0
         action = np.concatenate([step, _bounded(turn, self.pace), [grip]])
-        return action.astype(np.float32)
+        return np.asarray(action, dtype=np.float32)
 
 
 def rotation_about(axis: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
