@@ -1,9 +1,10 @@
 """How often the scripted experts succeed, as the table in docs/tasks.md.
 
-    python benchmarks/experts.py --episodes 20
+    python benchmarks/experts.py mw50 --episodes 20 --split selection
+    python benchmarks/experts.py robosuite10 --episodes 50 --split test
 
-Every expert acts in our environment, within the task's horizon, from initial states of the selection split: those that
-demonstrations never start from and that reported results do not use. Takes about five minutes on two cores.
+Every expert acts in our environment, within the task's horizon, from initial states of one split, none of which any
+demonstration starts from. The first takes about five minutes on two cores, the second about six.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,16 +23,16 @@ from vla_cl.seeding import numpy_generator
 from vla_cl.tasks import SUITES, Task, find_task, get_suite, make_expert
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
-BEGIN, END = "<!-- experts: begin -->", "<!-- experts: end -->"
+MARKERS = "<!-- experts of {suite}: begin -->", "<!-- experts of {suite}: end -->"
 
 
-def successful_steps(name: str, episodes: int) -> list[int]:
+def successful_steps(name: str, episodes: int, split: str) -> list[int]:
     """Steps that the expert of a task took in those of `episodes` episodes in which it succeeded."""
     task = find_task(name)
     expert = make_expert(task)
     steps = []
     with closing(task.environment(ObservationOptions(cameras=()))) as env:
-        for seed in task.seeds.selection[:episodes]:
+        for seed in task.seeds[split][:episodes]:
             env.restart(seed=seed)
             expert.reset(env, numpy_generator("experts", task.name, seed))
             outcome = env.advance(expert.act(env))
@@ -41,14 +43,14 @@ def successful_steps(name: str, episodes: int) -> list[int]:
     return steps
 
 
-def table(tasks: list[Task], steps: list[list[int]], episodes: int) -> str:
+def table(suite: str, tasks: Sequence[Task], steps: list[list[int]], episodes: int) -> str:
     """The Markdown table, one row a task, with the mean success rate below it."""
     lines = [
         "| task | instruction | suites | horizon | expert succeeds | steps: median, longest |",
         "|---|---|---|---|---|---|",
     ]
     for task, taken in zip(tasks, steps, strict=True):
-        suites = ", ".join(name for name in SUITES if name != "mw50" and _holds(name, task))
+        suites = ", ".join(name for name in SUITES if name != suite and _holds(name, task))
         duration = f"{statistics.median(taken):.0f}, {max(taken)}" if taken else "-"
         cells = (f"`{task.name}`", task.instruction, suites, task.horizon, f"{len(taken)} of {episodes}", duration)
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -58,26 +60,29 @@ def table(tasks: list[Task], steps: list[list[int]], episodes: int) -> str:
 
 
 def _holds(suite: str, task: Task) -> bool:
-    return any(other.name == task.name for other in get_suite(suite).tasks)
+    return any(other == task for other in get_suite(suite).tasks)
 
 
 def main() -> None:
-    """Measure all tasks of `mw50` and put the table into the document, between its two markers."""
+    """Measure all tasks of a suite and put the table into the document, between its two markers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", help="name of a suite")
+    parser.add_argument("--split", default="test", choices=("selection", "test"), help="of the initial states")
     parser.add_argument("--episodes", type=int, default=20, help="episodes a task")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="Markdown file with the two markers")
     arguments = parser.parse_args()
 
-    head, _, rest = arguments.document.read_text(encoding="utf-8").partition(BEGIN)
-    _, marker, tail = rest.partition(END)
+    suite = arguments.suite
+    begin, end = (marker.format(suite=suite) for marker in MARKERS)
+    head, _, rest = arguments.document.read_text(encoding="utf-8").partition(begin)
+    _, marker, tail = rest.partition(end)
     if not marker:
-        parser.error(f"{arguments.document} does not hold the markers {BEGIN!r} and {END!r}")
-    tasks = list(get_suite("mw50").tasks)
+        parser.error(f"{arguments.document} does not hold the markers {begin!r} and {end!r}")
+    tasks = get_suite(suite).unique_tasks
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
-        steps = pool.starmap(
-            successful_steps, [(f"mw50/{task.name}", arguments.episodes) for task in tasks], chunksize=1
-        )
-    written = f"{BEGIN}\n\n{table(tasks, steps, arguments.episodes)}\n\n{END}"
+        jobs = [(f"{suite}/{task.name}", arguments.episodes, arguments.split) for task in tasks]
+        steps = pool.starmap(successful_steps, jobs, chunksize=1)
+    written = f"{begin}\n\n{table(suite, tasks, steps, arguments.episodes)}\n\n{end}"
     write_text(arguments.document, head + written + tail)
 
 

@@ -77,7 +77,7 @@ class ArmControl:
     @property
     def base_rotation(self) -> NDArray[np.float64]:
         """Rotation matrix (3, 3) of the frame in which actions are given."""
-        return self._origin_rotation.copy()
+        return np.array(self._origin_rotation)
 
     @property
     def gripper_command(self) -> NDArray[np.float64]:

@@ -20,6 +20,8 @@ from vla_cl.tasks.skills.hand import Attitude, Hand, rotation_about
 from vla_cl.tasks.skills.motion import close_fingers, descend, hold, open_fingers, reach, retreat, rise_to
 from vla_cl.tasks.skills.place import place
 from vla_cl.tasks.skills.plan import Condition, Plan, Point, SkillFailed, fixed
+from vla_cl.tasks.skills.swing import swing
+from vla_cl.tasks.skills.wipe import wipe
 
 __all__ = [
     "X_AXIS",
@@ -44,4 +46,6 @@ __all__ = [
     "retreat",
     "rise_to",
     "rotation_about",
+    "swing",
+    "wipe",
 ]

@@ -114,7 +114,8 @@ def held_back(error: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[n
     ahead = float(error @ way)
     sideways = error - ahead * way
     off = max(0.0, float(np.linalg.norm(sideways)) - _OFF_THE_WAY)
-    return sideways + min(ahead, max(0.0, ahead - _FUNNEL * off)) * way
+    step: NDArray[np.float64] = sideways + min(ahead, max(0.0, ahead - _FUNNEL * off)) * way
+    return step
 
 
 def hold(hand: Hand, steps: int) -> Plan[None]:
