@@ -52,6 +52,10 @@ class Registry(Generic[T]):
 
         return register
 
+    def is_taken(self, name: str) -> bool:
+        """Whether `name` is registered so far. Loads no entry points, so modules may ask while they are imported."""
+        return name in self._things
+
     def __getitem__(self, name: str) -> T:
         self._load_entry_points()
         try:

@@ -93,8 +93,11 @@ def test_one_class_makes_several_tasks_of_a_suite_and_a_suite_of_each():
     assert isinstance(make_expert(task), Still)
     assert find_task("near").paraphrases == ("a bit",)
     assert task.environment(ObservationOptions(())).goal == 0.9  # type: ignore[attr-defined]
-    with pytest.raises(ConfigurationError, match="already holds another task 'far'; choose another name"):
+    with pytest.raises(ConfigurationError, match="suite 'slides' already holds another task 'far'; choose another"):
         register_task("far", suite="slides", instruction="slide even further", horizon=30)(SlidingDotEnv)
+    register_task("far", suite="others", instruction="slide as well", horizon=30)(SlidingDotEnv)
+    assert find_task("others/far").instruction == "slide as well"
+    assert get_suite("far").tasks == (find_task("slides/far"),)
     with pytest.raises(ConfigurationError, match="suite 'mw5' is already registered"):
         register_task("mw5", instruction="slide", horizon=30)(SlidingDotEnv)
 
@@ -211,6 +214,10 @@ def test_common_dimensions_are_the_widest_and_none_within_one_simulator():
     assert common_dimensions(get_suite("mw5").tasks, blind) == {}
     expected = {"actions": 4, "agent_pos": 4, "environment_state": 39}
     assert common_dimensions(get_suite("slide+mw5/push").tasks, blind) == expected
+    assert common_dimensions(get_suite("slide").tasks, blind) == {}
+    register_task("slide-on", suite="slides", instruction="slide", horizon=30)(SlidingDotEnv)
+    same = {"actions": 1, "agent_pos": 1, "environment_state": 2}
+    assert common_dimensions(get_suite("slide+slide-on").tasks, blind) == same
     with pytest.raises(ConfigurationError, match=r"show different cameras \(top; corner2, gripperPOV\)"):
         common_dimensions(get_suite("slide+mw5/push").tasks, ObservationOptions())
     with pytest.raises(ConfigurationError, match="task 'push': camera 'top' is not registered"):

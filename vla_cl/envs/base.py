@@ -120,6 +120,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     `action_space`, and implements the abstract methods.
 
     Attributes:
+        uniform: Of the class: whether all its tasks agree in the sizes of action, proprioception and state.
         swaps_states: Whether `set_state` is cheap, so that several episodes may take turns in this environment.
         model: The `mujoco.MjModel` being simulated.
         data: Its `mujoco.MjData`.
@@ -128,6 +129,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
     default_cameras: ClassVar[tuple[str, ...]] = ()
+    uniform: ClassVar[bool] = False
     swaps_states: bool = True
     model: Any
     data: Any

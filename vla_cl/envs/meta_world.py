@@ -62,6 +62,7 @@ class MetaWorldEnv(ManipulationEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
     default_cameras = ("corner2", "gripperPOV")
+    uniform = True
 
     def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, *, task: str) -> None:
         super().__init__(spec, render_mode)

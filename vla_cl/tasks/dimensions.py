@@ -1,10 +1,9 @@
 """Sequences that mix robots: the sizes of action, proprioception and state that all their tasks fit into.
 
-A policy has one action size. Tasks of one simulator agree in theirs; where a sequence mixes simulators, narrower
-vectors are filled up with zeros to the widest: in training windows, in what the policy observes, and in what it must
-predict; a task executes the first of the predicted numbers. That is how generalist policies take in many robots (Black
-et al., "pi0: A Vision-Language-Action Flow Model for General Robot Control", 2024). Demonstration files hold
-each task's own sizes.
+A policy has one action size. Where the tasks of a sequence differ in theirs, narrower vectors are filled up with zeros
+to the widest: in training windows, in what the policy observes, and in what it must predict; a task executes the first
+of the predicted numbers. That is how generalist policies take in many robots (Black et al., "pi0: A
+Vision-Language-Action Flow Model for General Robot Control", 2024). Demonstration files hold each task's own sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Dimensions = dict[str, int]
 
 
 def common_dimensions(tasks: Sequence[Task], observation: ObservationOptions) -> Dimensions:
-    """The widest sizes among tasks of different simulators; empty when one simulator runs all of them.
+    """The widest sizes among tasks; empty where they cannot differ, as all come from one backend that is `uniform`.
 
     Args:
         tasks: A sequence.
@@ -31,11 +30,13 @@ def common_dimensions(tasks: Sequence[Task], observation: ObservationOptions) ->
         ConfigurationError: The tasks do not show the same cameras.
     """
     unique = tuple({task.name: task for task in tasks}.values())
-    if len({task.backend for task in unique}) == 1:
+    alike = {task.backend: task for task in reversed(unique) if BACKENDS[task.backend].uniform}
+    looked_at = [task for task in unique if alike.get(task.backend, task) is task]
+    if len(looked_at) == 1:
         return {}
     _check_default_cameras(unique, observation)
     widest: Dimensions = {}
-    for task in unique:
+    for task in looked_at:
         options = ObservationOptions(observation.cameras, observation.image_size, privileged=True)
         try:
             env = task.environment(options)

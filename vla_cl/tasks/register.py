@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.tasks.expert import EXPERTS, Expert
 from vla_cl.tasks.suite import SUITES, TaskSuite
 from vla_cl.tasks.task import SeedSplit, Task
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=type[ManipulationEnv])
 
@@ -84,6 +87,8 @@ def register_task(
 def add_task(task: Task, suite: str = "", description: str = "") -> None:
     """Register a task as a suite of one, and as the next member of `suite`, where one is named.
 
+    A member of a suite whose own name is taken already by another suite is no suite of one; "suite/task" names it.
+
     Args:
         task: The task.
         suite: Name of the suite that grows by it.
@@ -92,7 +97,11 @@ def add_task(task: Task, suite: str = "", description: str = "") -> None:
     Raises:
         ConfigurationError: A suite that does not grow this way has that name, or it holds another task of that name.
     """
-    for name in dict.fromkeys((task.name, suite or task.name)):
+    alone_taken = SUITES.is_taken(task.name) and _grown.get(task.name, {}).get(task.name) != task
+    for name in dict.fromkeys((suite or task.name, task.name)):
+        if name != (suite or task.name) and alone_taken:
+            logger.debug("%s/%s is no suite of its own, as that name is taken", suite, name)
+            continue
         if name not in _grown:
             SUITES.register(name, partial(_grown_suite, name))
             _grown[name] = {}
