@@ -106,7 +106,9 @@ def _draw(tasks: list[Task], picture: Path, image_size: int) -> None:
 @app.command("new")
 def new_task(
     name: str = typer.Argument(..., help="Of the task: lower-case words with dashes (wipe-table)."),
-    template: str = typer.Option("class", "--template", help="class: a Python file; package: a package for pip."),
+    template: str = typer.Option(
+        "class", "--template", help="class: a Python file; scene: things on a table, in YAML; package: for pip."
+    ),
     output: Path = typer.Option(Path(), "--output", metavar="FOLDER", help="Where to write it."),
 ) -> None:
     """Write a task that runs, to be changed into yours. Nothing that is there is overwritten.

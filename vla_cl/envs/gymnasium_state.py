@@ -113,9 +113,7 @@ class MujocoWrappedState:
         layers: list[Any] = [env]
         while isinstance(layers[-1], gymnasium.Wrapper):
             layers.append(layers[-1].env)
-        self._simulation = SimulationState(
-            inner.model, inner.data, [(layer, ("_np_random_seed",)) for layer in layers]
-        )
+        self._simulation = SimulationState(inner.model, inner.data, [(layer, ("_np_random_seed",)) for layer in layers])
         for seed in _PROBE_SEEDS:
             observed = env.reset(seed=seed)[0]
             self._simulation.observe()

@@ -33,6 +33,10 @@ TEMPLATES = {
         {"$module.py": "task.py.template"},
         "vla-cl tasks check $name --plugin $module.py --picture $name.png",
     ),
+    "scene": TaskTemplate(
+        {"$module.yaml": "scene.yaml.template"},
+        "vla-cl tasks check $name --plugin $module.yaml --picture $name.png",
+    ),
     "package": TaskTemplate(
         {
             "$name/pyproject.toml": "pyproject.toml.template",
