@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vla_cl.envs.tabletop.scene import Region, Scene, Thing
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_ROBOSUITES = re.compile(r"world|table|(left|right)_eef_target|(robot|gripper|mount|fixed_mount|base)\d*(_.*)?")
+_ROBOSUITES = re.compile(r"world|table|(left|right)_eef_target|(robot|gripper|fixed_mount)\d+_.*")
 
 
 def as_numbers(where: str, value: Any) -> tuple[float, ...]:

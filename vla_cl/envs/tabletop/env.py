@@ -58,7 +58,7 @@ class TabletopEnv(RobosuiteEnv):
         self.items = self.scene.items()
         if spec.observation.privileged and len(self.items) > THING_SLOTS:
             raise ConfigurationError(
-                f"the privileged state has room for {THING_SLOTS} things; the scene has {len(self.items)}: leave some out"
+                f"the privileged state has room for {THING_SLOTS} things, the scene has {len(self.items)}; use fewer"
             )
         super().__init__(
             spec,

@@ -124,7 +124,7 @@ def button(name: str, material: Material) -> Item:
     """A push button that goes down by 2 cm and stays down."""
     base = Material(_METAL, material.friction, material.mass, material.damping)
     slide = (
-        f'<joint name="{name}_slide" type="slide" axis="0 0 -1" range="0 0.02" limited="true" '
+        f'<joint name="{name}_slide" type="slide" axis="0 0 -1" range="0 0.02" limited="true" solreflimit="0.004 1" '
         f'damping="{10.0 * material.damping:g}" frictionloss="{3.0 * material.damping:g}" armature="0.05"/>'
     )
     cap = body(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,7 +197,7 @@ def mesh(name: str, material: Material, file: str, scale: float = 1.0, grip_fold
         raise ConfigurationError(
             f"mesh {file!r} of object {name!r} does not exist; give the path of an STL or OBJ file"
         )
-    asset = f'<mesh name="{name}_mesh" file="{path.resolve()}" scale="{numbers(scale, scale, scale)}"/>'
+    asset = f'<mesh name="{name}_mesh" file={quoteattr(str(path.resolve()))} scale="{numbers(scale, scale, scale)}"/>'
     low, high = _mesh_bounds(name, file, asset)
     middle, half = (low + high) / 2, (high - low) / 2
     geom = material.geom(f"{name}_g0", "mesh", "1", extra=f'mesh="{name}_mesh"').replace('size="1" ', "")

@@ -16,7 +16,7 @@ from vla_cl.errors import ConfigurationError
 CLEARANCE = 0.012
 """Metres that are left free between things."""
 
-_SCENE_TRIES, _THING_TRIES = 400, 60
+_SCENE_TRIES, _CROWDED_TRIES, _THING_TRIES = 400, 50, 60
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,17 @@ def place(scene: Scene, items: Mapping[str, Item], generator: np.random.Generato
     Raises:
         ConfigurationError: There is no such state, or hardly any; the message says what stands in the way.
     """
-    obstacle = ""
+    obstacle, failures = "", 0
     for _ in range(_SCENE_TRIES):
         placed, crowded = _draw(scene, items, generator)
         if crowded:
+            failures += 1
             obstacle = (
                 f"there is no room for {crowded!r} in its region; make the region larger, or move it away from other "
                 "things and from the table's edge"
             )
+            if failures == _CROWDED_TRIES:
+                break
             continue
         view = PlacedView(items, placed)
         if all(_true(view, condition) for condition in scene.goal):
