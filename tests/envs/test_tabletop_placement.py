@@ -120,15 +120,15 @@ def test_one_thing_may_stand_on_a_cabinet_and_another_in_it():
 def test_fixtures_follow_fixtures_in_any_order_of_declaration():
     things = {
         "cube": {"kind": "cube", "region": at(0, 0, of="second", surface="top")},
-        "second": {"kind": "box", "region": at(0, 0.2, of="first")},
-        "first": {"kind": "box", "region": at(0.1, 0, of="base", yaw=[math.pi / 2, math.pi / 2])},
+        "second": {"kind": "box", "region": at(0.2, 0, of="first")},
+        "first": {"kind": "box", "region": at(0.15, 0, of="base", yaw=[math.pi / 2, math.pi / 2])},
         "base": thing("box", -0.1, -0.1, yaw=math.pi / 2),
     }
     scene = Scene.from_mapping({"things": things, "goal": "on(cube, base)"})
     placed = place(scene, scene.items(), np.random.default_rng(0))
-    np.testing.assert_allclose(placed["first"].position, [-0.1, 0.0, 0], atol=1e-9)
-    np.testing.assert_allclose(placed["second"].position, [-0.1, -0.2, 0], atol=1e-9)
-    np.testing.assert_allclose(placed["cube"].position, [-0.1, -0.2, 0.07], atol=1e-9)
+    np.testing.assert_allclose(placed["first"].position, [-0.1, 0.05, 0], atol=1e-9)
+    np.testing.assert_allclose(placed["second"].position, [-0.3, 0.05, 0], atol=1e-9)
+    np.testing.assert_allclose(placed["cube"].position, [-0.3, 0.05, 0.07], atol=1e-9)
 
 
 CAN = {"kind": "can", "colour": "red"}

@@ -90,6 +90,7 @@ def declared(**changes: Any) -> dict[str, Any]:
         ({"goal": {"on": "cube"}}, "goal must be a condition or a list of conditions"),
         ({"goal": "onn(cube, box)"}, "predicate 'onn' .* did you mean 'on'"),
         ({"goal": "on cube box"}, r"'on cube box' is not of the form predicate\(thing, ...\)"),
+        ({"goal": ["on(cube", "box)"]}, "'on.cube' is not of the form .* YAML splits at commas: put it in quotes"),
         ({"goal": [3]}, "condition 3 is not of the form"),
         ({"goal": "on(cube)"}, r"'on\(cube\)' needs 2 things, got 1"),
         ({"goal": "on(cube, bok)"}, "thing 'bok' .* did you mean 'box'"),

@@ -88,7 +88,9 @@ class Condition:
         """
         match = _CALL.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ConfigurationError(f"condition {text!r} is not of the form predicate(thing, ...)")
+            torn = isinstance(text, str) and "(" in text and ")" not in text
+            hint = "; inside [ ], YAML splits at commas: put it in quotes" if torn else ""
+            raise ConfigurationError(f"condition {text!r} is not of the form predicate(thing, ...){hint}")
         negation, predicate, arguments = match.groups()
         if predicate not in PREDICATES:
             raise UnknownNameError("predicate", predicate, PREDICATES)
