@@ -21,6 +21,7 @@ from vla_cl.envs.visual_meshes import drop_small_details
 from vla_cl.errors import RenderingError
 
 _MAX_GEOMS = 2000
+_NEVER_DRAWN = 5  # a group of geoms that MuJoCo does not show unless asked to
 
 
 class GLStage:
@@ -56,6 +57,7 @@ class GLStage:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._shown = mujoco.MjvOption()
         self._shown.geomgroup[list(hidden_groups)] = 0
+        self._may_cull = not (options.shadows or options.reflections)
         self._height = self._width = 1
         self.closed = False
         _stages.add(self)
@@ -69,7 +71,11 @@ class GLStage:
             mujoco.mjr_resizeOffscreen(self._width, self._height, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._camera.fixedcamid = camera
+        groups = model.geom_group.copy()
+        if self._may_cull:
+            model.geom_group[outside_view(model, data, camera, width / height)] = _NEVER_DRAWN
         mujoco.mjv_updateScene(model, data, self._shown, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        model.geom_group[:] = groups
         viewport = mujoco.MjrRect(0, 0, width, height)
         image = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_render(viewport, self._scene, self._context)
@@ -86,6 +92,21 @@ class GLStage:
         if not self.closed:
             ensure_current()
             self.close()
+
+
+def outside_view(model: Any, data: Any, camera: int, aspect: float) -> NDArray[np.bool_]:
+    """Which geoms a perspective camera cannot see, because their bounding spheres lie outside its pyramid (G,).
+
+    MuJoCo hands OpenGL every triangle there is, and transforming those of a robot that is out of the picture costs as
+    much as drawing it.
+    """
+    seen_from = (data.geom_xpos - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)
+    half = np.tan(np.deg2rad(model.cam_fovy[camera]) / 2)
+    depth, radius = -seen_from[:, 2], model.geom_rbound
+    outside = depth < -radius
+    for across, slope in ((seen_from[:, 0], half * aspect), (seen_from[:, 1], half)):
+        outside |= np.abs(across) - slope * depth > radius * np.hypot(1.0, slope)
+    return outside & (radius > 0.0) & bool(model.cam_orthographic[camera] == 0)  # planes have no bounding sphere
 
 
 _stages: weakref.WeakSet[GLStage] = weakref.WeakSet()

@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+_SHARE = 0.05
+_COARSEST = 0.03
+
+
 def drop_small_details(model: Any, detail: float) -> None:
-    """Remove the triangles of a model's meshes that are smaller than `detail`.
+    """Remove the triangles of a model's meshes that are smaller than `detail`, or than a twentieth of a large mesh.
 
     Vertices in the same cell of a grid are merged into one of them (vertex clustering: Rossignac and Borrel,
     "Multi-resolution 3D approximations for rendering complex scenes", 1993), so no point of a surface moves further
@@ -17,7 +21,8 @@ def drop_small_details(model: Any, detail: float) -> None:
 
     Args:
         model: A `mujoco.MjModel`, changed in place.
-        detail: Edge of a cell in metres; 0 changes nothing.
+        detail: Edge of a cell in metres, of meshes up to 20 times as large; larger ones have cells of a twentieth of
+            their size, up to 3 cm. 0 changes nothing.
     """
     if detail <= 0:
         return
@@ -26,7 +31,9 @@ def drop_small_details(model: Any, detail: float) -> None:
         first_face, faces = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
         points = model.mesh_vert[first_vertex : first_vertex + vertices]
         corners = model.mesh_face[first_face : first_face + faces]
-        kept, merged = merge_close_vertices(points, corners, detail)
+        size = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+        cell = max(detail, min(_SHARE * size, _COARSEST))
+        kept, merged = merge_close_vertices(points, corners, cell)
         last_face = first_face + len(kept)
         model.mesh_face[first_face:last_face] = merged
         for attribute in (model.mesh_facenormal, model.mesh_facetexcoord):

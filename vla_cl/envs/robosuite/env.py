@@ -30,7 +30,7 @@ OBJECT_SLOTS, JOINT_SLOTS = 8, 6
 _COLLISION_GROUP = 0
 _CAMERA_NAMES = {"wrist": "robot0_eye_in_hand"}
 _ACTION_SIZE = 7
-_PUT_AWAY = 5.0  # metres: robosuite keeps objects that a task does not use ten metres above the floor
+_PUT_AWAY = 5.0  # metres: robosuite drops objects that a task does not use ten metres from the table
 
 
 class RobosuiteEnv(ManipulationEnv):
@@ -64,6 +64,7 @@ class RobosuiteEnv(ManipulationEnv):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
     default_cameras: ClassVar[tuple[str, ...]] = ("agentview", "wrist")
+    uniform: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class RobosuiteEnv(ManipulationEnv):
         bodies = list(self._bodies.values())[:OBJECT_SLOTS]
         poses = state[7 : 7 + 7 * len(bodies)].reshape(-1, 7)
         poses[:, :3], poses[:, 3:] = self.data.xpos[bodies], self.data.xquat[bodies]
-        poses[poses[:, 2] > _PUT_AWAY] = 0.0
+        poses[np.abs(poses[:, :2]).max(axis=1) > _PUT_AWAY] = 0.0
         if len(self._markers):
             state[7:10] = self.dirt().mean(axis=0) if len(self.dirt()) else 0.0
         joints = list(self._joints.values())[:JOINT_SLOTS]
