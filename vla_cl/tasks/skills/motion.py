@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,24 +20,23 @@ _OFF_THE_WAY, _FUNNEL = 0.003, 8.0
 
 
 class Stall:
-    """Notices that something which should shrink no longer does.
+    """Notices that the hand has come to rest.
 
     Args:
-        patience: Steps without progress that are too many.
-        progress: What counts as progress, in metres.
+        patience: Steps that it must have been still for.
+        still: How far it may have moved in them, in metres; a radian of turn counts as ten centimetres.
     """
 
-    def __init__(self, patience: int = 12, progress: float = 0.001) -> None:
-        self._patience, self._progress = patience, progress
-        self._best, self._waited = np.inf, 0
+    def __init__(self, patience: int = 10, still: float = 0.002) -> None:
+        self._still = still
+        self._poses: deque[NDArray[np.float64]] = deque(maxlen=patience)
 
-    def noted(self, value: float) -> bool:
-        """Whether it has stalled, given the present value."""
-        if value < self._best - self._progress:
-            self._best, self._waited = value, 0
-        else:
-            self._waited += 1
-        return self._waited >= self._patience
+    def noted(self, hand: Hand) -> bool:
+        """Whether the hand rests, now that this step is taken into account."""
+        self._poses.append(np.concatenate([hand.position, 0.1 * hand.turn_left()]))
+        if len(self._poses) < (self._poses.maxlen or 0):
+            return False
+        return float(np.ptp(self._poses, axis=0).max()) < self._still
 
 
 def reach(
@@ -67,10 +68,10 @@ def reach(
     stall = Stall()
     for _ in range(timeout):
         goal = target()
-        away, turned = float(np.linalg.norm(goal - hand.position)), float(np.linalg.norm(hand.turn_left()))
-        if away < tolerance and turned < turn_tolerance:
+        near = np.linalg.norm(goal - hand.position) < tolerance
+        if near and np.linalg.norm(hand.turn_left()) < turn_tolerance:
             return True
-        if stall.noted(away + 0.1 * turned):
+        if stall.noted(hand):
             return False
         yield hand.toward(goal, speed)
     return False
@@ -103,7 +104,7 @@ def descend(
         error = target() - hand.position
         if np.linalg.norm(error) < tolerance:
             return True
-        if stall.noted(float(np.linalg.norm(error))):
+        if stall.noted(hand):
             return False
         yield hand.toward(hand.position + held_back(error, way), speed)
     return False

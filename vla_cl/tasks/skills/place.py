@@ -13,7 +13,8 @@ from vla_cl.tasks.skills.motion import DOWN, UP, Stall, held_back, open_fingers,
 from vla_cl.tasks.skills.plan import Plan, Point, SkillFailed, fixed
 
 _LARGEST_SLIP = 0.05  # metres that an object may move in the hand before it counts as lost
-_INTEGRAL_GAIN, _LARGEST_INTEGRAL = 0.15, 0.02
+_INTEGRAL_GAIN, _LARGEST_INTEGRAL = 0.06, 0.02
+_LARGEST_DROP = 0.025  # metres asked for at once: arms that sink faster swing out sideways
 
 
 def place(
@@ -36,7 +37,7 @@ def place(
         headings: Where its first axis may point then, angles about the vertical from the world's first axis in radians:
             four for a square, two for a slab; none leaves it as it is.
         clearance: How high above `at`, and above where it was taken, it is carried, in metres.
-        precision: How near to the place it must be sideways before it is lowered, in metres.
+        precision: How near to the place it must be sideways before it is lowered, and when it is released, in metres.
         release_within: How near to its final height it is released, in metres; earlier where it rests on something.
         speed: Fraction of the largest speed while it is lowered.
 
@@ -48,7 +49,7 @@ def place(
         hand.attitude = nearest_yaw(hand.yaw - thing.heading(hand), headings)
     yield from carried.raise_to(max(float(at()[2]), float(carried.position[2])) + clearance)
     yield from carried.cross(clearance, precision)
-    yield from carried.lower(release_within, speed)
+    yield from carried.lower(release_within, precision, speed)
     yield from open_fingers(hand, 10)
     yield from retreat(hand, max(0.08, thing.hover))
 
@@ -74,17 +75,19 @@ class _Carried:
         """Sideways until the object is above its place."""
         yield from self._move(lambda: self._at() + clearance * UP, np.array([1.0, 1.0, 0.3]), precision, timeout=120)
 
-    def lower(self, release_within: float, speed: float) -> Plan[None]:
+    def lower(self, release_within: float, precision: float, speed: float) -> Plan[None]:
         """Down until the object is at its height, or rests on something. What it is off sideways is integrated."""
         integral = np.zeros(3)
         stall = Stall()
         for _ in range(100):
             self._check()
             error = self._at() - self.position
-            if -error[2] < release_within or stall.noted(float(np.linalg.norm(error))):
+            there = -error[2] < release_within and float(np.linalg.norm(error[:2])) < precision
+            if there or stall.noted(self._hand):
                 return
             integral = np.clip(integral + _INTEGRAL_GAIN * error, -_LARGEST_INTEGRAL, _LARGEST_INTEGRAL)
             integral[2] = 0.0
+            error[2] = max(error[2], -_LARGEST_DROP)
             yield self._hand.toward(self._hand.position + held_back(error, DOWN) + integral, speed)
 
     def _move(self, goal: Point, weight: NDArray[np.float64], tolerance: float, timeout: int) -> Plan[None]:
