@@ -17,6 +17,13 @@ from vla_cl.envs.tabletop.scene import Camera, Scene
 TABLE_HEIGHT = 0.8
 """Of the table's top above the floor, in metres."""
 
+_PLAIN = {
+    "floorplane": "0.62 0.60 0.58 1",
+    "walls_mat": "0.72 0.72 0.72 1",
+    "table_ceramic": "0.80 0.78 0.74 1",
+    "table_legs_metal": "0.55 0.55 0.57 1",
+}
+
 ENVIRONMENT = "VlaClTabletop"
 """The name under which robosuite knows the class."""
 
@@ -50,6 +57,7 @@ def register_world() -> str:
             if self.scene.dynamics.friction != 1.0:
                 _scale_friction(arena.worldbody, self.scene.dynamics.friction)
                 _scale_friction(robot.worldbody, self.scene.dynamics.friction)
+            _make_plain(arena)
             _add_things(arena, self.items)
             _add_camera(arena, self.scene.camera)
             self.model = ManipulationTask(mujoco_arena=arena, mujoco_robots=[robot], mujoco_objects=[])
@@ -70,6 +78,20 @@ def register_world() -> str:
             return False
 
     return ENVIRONMENT
+
+
+def _make_plain(arena: Any) -> None:
+    """Paint table, floor and walls in plain dull colours: quick to draw, and pictures compress to a fraction."""
+    for material in arena.asset.findall("material"):
+        colour = _PLAIN.get(material.get("name"))
+        if colour is not None:
+            for attribute in ("texture", "texrepeat", "texuniform"):
+                material.attrib.pop(attribute, None)
+            material.attrib.update(rgba=colour, specular="0", shininess="0", reflectance="0")
+    used = {material.get("texture") for material in arena.asset.findall("material")}
+    for texture in arena.asset.findall("texture"):
+        if texture.get("type") != "skybox" and texture.get("name") not in used:
+            arena.asset.remove(texture)
 
 
 def _add_things(arena: Any, items: dict[str, Item]) -> None:
