@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.envs.tabletop_scenes import at, tabletop, thing
@@ -180,6 +180,7 @@ def scenes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@settings(max_examples=40, deadline=None)
 @given(scenes())
 def test_a_scene_survives_writing_and_reading(declaration: dict[str, Any]):
     scene = Scene.from_mapping(declaration)
