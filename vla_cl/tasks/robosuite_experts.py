@@ -71,8 +71,8 @@ def nut_assembly(nut: Graspable, peg: str, hand: Hand) -> Plan[None]:
     """Lower a nut over its peg, handle towards the robot or to a side."""
 
     def on_the_peg() -> NDArray[np.float64]:
-        middle: NDArray[np.float64] = np.array(hand.env.data.body(peg).xpos)
-        return middle + _DOWN_THE_PEG
+        lowered: NDArray[np.float64] = hand.env.data.body(peg).xpos + _DOWN_THE_PEG
+        return lowered
 
     yield from grasp(hand, nut, headings=_HANDLE_INWARDS)
     yield from place(hand, nut, on_the_peg, headings=_HANDLE_INWARDS, clearance=_OVER_THE_PEG, precision=0.006)
