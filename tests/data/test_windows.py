@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from vla_cl.data import ConcatenatedWindows, Episode, WindowDataset
-from vla_cl.data.columns import FileColumn, Hdf5Column, MemoryColumn
+from vla_cl.data.columns import FileColumn, Hdf5Column, MemoryColumn, compressed_column
 from vla_cl.errors import ConfigurationError, DataFileError
 
 LENGTHS = (5, 9, 3)
@@ -176,7 +176,31 @@ def test_ways_of_reading_agree(file: Path) -> None:
         assert column.row_bytes == 88
 
 
-def test_compressed_files_are_read_through_hdf5(file: Path, tmp_path: Path) -> None:
+def test_images_compressed_one_by_one_are_unpacked_as_hdf5_does(tmp_path: Path) -> None:
+    """Also those that a writer chose to keep as they are, which HDF5 notes chunk by chunk."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as hdf5:
+        for index, part in enumerate((images[:7], images[7:])):
+            name = f"data/demo_{index}/obs/a_image"
+            hdf5.create_dataset(name, data=part, chunks=(1, 16, 16, 3), compression="gzip")
+        hdf5["data/demo_1/obs/a_image"].id.write_direct_chunk((2, 0, 0, 0), images[9].tobytes(), filter_mask=1)
+    with h5py.File(path, "r") as hdf5:
+        column = compressed_column(path, [hdf5[f"data/demo_{index}/obs/a_image"] for index in range(2)])
+    assert (column.sizes < 0).tolist() == [row == 9 for row in range(12)]
+    rows = np.array([11, 0, 6, 7, 9, 0])
+    np.testing.assert_array_equal(column.read(rows), images[rows])
+
+
+def test_a_file_cut_short_while_its_images_are_read_is_refused(make_file: Callable[..., Path]) -> None:
+    path = make_file([30])
+    dataset = WindowDataset(path, 2)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(DataFileError, match="damaged or truncated"):
+        dataset.batch(range(len(dataset)))
+
+
+def test_files_compressed_otherwise_are_read_through_hdf5(file: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.hdf5"
     with h5py.File(file, "r") as source, h5py.File(packed, "w") as target:
         source.copy("data", target)

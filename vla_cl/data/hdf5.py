@@ -29,6 +29,9 @@ from vla_cl.data.schema import (
 from vla_cl.errors import DataFileError
 from vla_cl.files import atomic_path
 
+_COMPRESSION = 1
+"""Of gzip, 1 to 9: more takes longer to write and saves little."""
+
 
 def write_demonstrations(
     path: Path, header: Header, episodes: Iterable[Episode], splits: Mapping[str, Sequence[int]] | None = None
@@ -121,12 +124,16 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
 
 
 def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> None:
-    """obs and next_obs of T + 1 rows; images are stored once, contiguously, and next_obs is a view of them."""
+    """obs and next_obs of T + 1 rows; images are stored once, each compressed, and next_obs is a view of them."""
     length = len(values) - 1
-    now = group.create_dataset(f"obs/{key}", data=values[:-1])
     if not key.endswith(IMAGE_SUFFIX):
+        group.create_dataset(f"obs/{key}", data=values[:-1])
         group.create_dataset(f"next_obs/{key}", data=values[1:])
         return
+    one_image = (1, *values.shape[1:])
+    now = group.create_dataset(
+        f"obs/{key}", data=values[:-1], chunks=one_image, compression="gzip", compression_opts=_COMPRESSION
+    )
     last = group.create_dataset(f"last_obs/{key}", data=values[-1:])
     layout = h5py.VirtualLayout(now.shape, now.dtype)
     if length > 1:
