@@ -8,11 +8,11 @@ One process a side, random actions, resets at the horizon, control steps a secon
 - stepping chunks of 8 and rendering once a chunk, which is what a policy looks at, against the same peer;
 - without pixels.
 
-Beside them the limits: `mj_step` alone, as many physics steps as a control step has; and drawing alone, of our scene. And
-the time that one camera of a tabletop scene takes to be drawn.
+Beside them the limits: `mj_step` alone, as many physics steps as a control step has; and drawing alone, of our scene.
+And the time that one camera of a tabletop scene takes to be drawn.
 
-Rounds of the sides alternate, so that whatever else the machine does falls on all, and a ratio is the median over rounds.
-The last line of the output is JSON. Takes about three minutes on two cores.
+Rounds of the sides alternate, so that whatever else the machine does falls on all, and a ratio is the median over
+rounds. The last line of the output is JSON. Takes about three minutes on two cores.
 """
 
 from __future__ import annotations

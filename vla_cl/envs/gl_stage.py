@@ -106,7 +106,8 @@ def outside_view(model: Any, data: Any, camera: int, aspect: float) -> NDArray[n
     outside = depth < -radius
     for across, slope in ((seen_from[:, 0], half * aspect), (seen_from[:, 1], half)):
         outside |= np.abs(across) - slope * depth > radius * np.hypot(1.0, slope)
-    return outside & (radius > 0.0) & bool(model.cam_orthographic[camera] == 0)  # planes have no bounding sphere
+    unseen: NDArray[np.bool_] = outside & (radius > 0.0) & bool(model.cam_orthographic[camera] == 0)
+    return unseen  # but planes have no bounding sphere
 
 
 _stages: weakref.WeakSet[GLStage] = weakref.WeakSet()

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs import ManipulationEnv
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.errors import ConfigurationError
 
 ScriptedPolicy = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]

@@ -1,4 +1,4 @@
-"""Instructions for declared scenes, said in several ways: from the goal's conditions and from what things are called."""
+"""Instructions for declared scenes, said in several ways: from the goal and from what things are called."""
 
 from __future__ import annotations
 

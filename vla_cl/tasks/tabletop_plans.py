@@ -18,10 +18,15 @@ from vla_cl.tasks.expert import EXPERTS
 from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, grasp, place
 from vla_cl.tasks.skills.fixtures import grip_handle, let_go, press, push, slide, twist
 
+Vector = NDArray[np.float64]
+
 _TABLE = np.array([0.0, 0.0, TABLE_HEIGHT])
 _OPEN_SHARE = 0.92  # of a drawer's way: open with something to spare
 _TWIST = 1.3  # radians
 _SIDE = 0.03  # metres beyond what "beside" asks for
+_ROUND_GRIPS = 8  # ways to take a round thing that are tried
+_HALF_OPEN = 0.05  # metres from between the open fingers to the outside of one
+_FINGER = 0.015  # metres that a finger needs around it
 _SPOTS = 5  # candidates along each edge of a surface that something is put on
 
 
@@ -152,7 +157,7 @@ def _put_between(hand: Hand, env: TabletopEnv, thing: str, first: str, second: s
     yield from _put_at(hand, env, thing, lambda: (env.pose(first)[0] + env.pose(second)[0]) / 2)
 
 
-def _put_at(hand: Hand, env: TabletopEnv, name: str, at: Callable[[], NDArray[np.float64]]) -> Plan[None]:
+def _put_at(hand: Hand, env: TabletopEnv, name: str, at: Callable[[], Vector]) -> Plan[None]:
     """Put something down on the table."""
     thing = _graspable(env, name)
     yield from _grasp(hand, env, thing)
@@ -185,19 +190,38 @@ _SKILLS: Mapping[str, Callable[..., Plan[None]]] = {
 
 
 def _graspable(env: TabletopEnv, name: str) -> Graspable:
+    """How a thing is taken: along those of its axes where both fingers find room beside it."""
     grip = env.item(name).grip
     if grip is None:
         raise ConfigurationError(f"{name!r} is too wide to be gripped; ask for something else of it")
-    if grip.fold:
-        turns = [grip.yaw + 2 * np.pi * k / grip.fold for k in range(grip.fold)]
-        axes = [np.array([np.cos(turn), np.sin(turn), 0.0]) for turn in turns]
-    else:  # round: any way will do, but in a drawer the wide hand goes across
-        drawers = [other for other, item in env.items.items() if item.interior is not None and item.mechanism]
-        axes = [env.pose(name)[1].T @ _across(env, drawer) for drawer in drawers if holds(env, "in", (name, drawer))]
-    return Graspable(name, offset=grip.point, closes_along=tuple((float(x), float(y), float(z)) for x, y, z in axes))
+    point, rotation = _point_of(env, name, "", grip.point) - _TABLE, env.pose(name)[1]
+    turns = [grip.yaw + 2 * np.pi * k / (grip.fold or _ROUND_GRIPS) for k in range(grip.fold or _ROUND_GRIPS)]
+    axes = [np.array([np.cos(turn), np.sin(turn), 0.0]) for turn in turns]
+    room = [_finger_room(env, name, point, rotation @ axis) for axis in axes]
+    enough = min(max(room), _FINGER)
+    kept = [axis for axis, free in zip(axes, room, strict=True) if free >= enough]
+    for drawer, item in env.items.items():  # the hand is wide along its fingers: it goes across a drawer
+        if item.interior is not None and item.mechanism is not None and holds(env, "in", (name, drawer)):
+            across = rotation.T @ _across(env, drawer)
+            kept = [max(axes, key=lambda axis: abs(float(axis @ across)))]
+    return Graspable(name, offset=grip.point, closes_along=tuple((float(x), float(y), float(z)) for x, y, z in kept))
 
 
-def _across(env: TabletopEnv, drawer: str) -> NDArray[np.float64]:
+def _finger_room(env: TabletopEnv, name: str, point: Vector, direction: Vector) -> float:
+    """Metres from the tips of open fingers, about a point along a direction (3,), to whatever is as high as they are."""
+    tips = [point + sign * _HALF_OPEN * direction for sign in (-1.0, 1.0)]
+    gaps = [1.0]
+    for other, item in env.items.items():
+        position, rotation = env.pose(other)
+        if other == name or not item.solid or position[2] + item.bounds.top < point[2] - _FINGER:
+            continue
+        for tip in tips:
+            offset = np.abs(rotation.T @ (tip - position) - np.array(item.bounds.centre)) - np.array(item.bounds.half)
+            gaps.append(float(np.linalg.norm(np.maximum(offset[:2], 0.0))))
+    return min(gaps)
+
+
+def _across(env: TabletopEnv, drawer: str) -> Vector:
     """The level direction (3,) across a drawer's way."""
     mechanism = env.item(drawer).mechanism
     assert mechanism is not None
@@ -209,42 +233,48 @@ def _grasp(hand: Hand, env: TabletopEnv, thing: Graspable, lift: float = 0.05) -
     yield from grasp(hand, thing, lift=lift)
 
 
-def _grip_point(env: TabletopEnv, name: str) -> NDArray[np.float64]:
+def _grip_point(env: TabletopEnv, name: str) -> Vector:
     grip = env.item(name).grip
     assert grip is not None
     return _point_of(env, name, grip.body, grip.point)
 
 
-def _grip_direction(env: TabletopEnv, name: str) -> NDArray[np.float64]:
+def _grip_direction(env: TabletopEnv, name: str) -> Vector:
     grip = env.item(name).grip
     assert grip is not None
-    rotation = env.pose(name, grip.body)[1]
-    return rotation @ np.array([np.cos(grip.yaw), np.sin(grip.yaw), 0.0])
+    direction: Vector = env.pose(name, grip.body)[1] @ np.array([np.cos(grip.yaw), np.sin(grip.yaw), 0.0])
+    return direction
 
 
-def _point_of(env: TabletopEnv, name: str, part: str, point: Sequence[float]) -> NDArray[np.float64]:
+def _point_of(env: TabletopEnv, name: str, part: str, point: Sequence[float]) -> Vector:
     """A point (3,) of a thing's frame in the world's, in metres."""
     position, rotation = env.pose(name, part)
-    return position + rotation @ np.array(point) + _TABLE
+    in_world: Vector = position + rotation @ np.array(point) + _TABLE
+    return in_world
 
 
 def _free_spot(
-    env: TabletopEnv, thing: str, holder: str, part: str, centre: Sequence[float], half: Sequence[float]
-) -> NDArray[np.float64]:
+    env: TabletopEnv,
+    thing: str,
+    holder: str,
+    part: str,
+    centre: Sequence[float] | Vector,
+    half: Sequence[float] | Vector,
+) -> Vector:
     """Where on a surface there is room for one more thing: as near to the middle as its neighbours allow."""
     position, rotation = env.pose(holder, part)
     reach = np.maximum(np.array(half[:2]) - env.item(thing).radius, 0.0)
     shares = np.linspace(-1.0, 1.0, _SPOTS)
     spots = [np.array([*(np.array(centre[:2]) + reach * (u, v)), centre[2]]) for u in shares for v in shares]
 
-    def score(spot: NDArray[np.float64]) -> float:
+    def score(spot: Vector) -> float:
         room = _room(env, position + rotation @ spot, thing, holder)
         return min(room, 0.03) - 0.2 * float(np.linalg.norm((spot - np.array(centre))[:2]))
 
     return max(spots, key=score)
 
 
-def _room(env: TabletopEnv, point: NDArray[np.float64], thing: str, holder: str) -> float:
+def _room(env: TabletopEnv, point: Vector, thing: str, holder: str) -> float:
     """Metres between a thing that stands at a point (3,) and its nearest neighbour, seen from above."""
     gaps = [
         float(np.linalg.norm((env.pose(other)[0] - point)[:2])) - env.item(other).radius - env.item(thing).radius

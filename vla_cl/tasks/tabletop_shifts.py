@@ -187,7 +187,6 @@ def tabletop_robot() -> TaskSuite:
     """Another arm each task."""
     base = declared_suite(BASE).tasks
     tasks = [
-        replace(_shifted(task, robot=robot), horizon=_ROBOT_HORIZON)
-        for task, robot in zip(base, ROBOTS, strict=True)
+        replace(_shifted(task, robot=robot), horizon=_ROBOT_HORIZON) for task, robot in zip(base, ROBOTS, strict=True)
     ]
     return _suite("tabletop_robot", tasks, "the ten goals of tabletop_goal, each with another robot and its gripper")

@@ -85,6 +85,7 @@ class RobosuiteEnv(ManipulationEnv):
         if action_delay < 0:
             raise ConfigurationError(f"action_delay must be 0 or more control steps, got {action_delay}")
         self._mujoco = import_mujoco()
+        self._pending: deque[NDArray[np.float32]] = deque()
         self.environment, self.robot = environment, robot
         self._fast, self._rebuild, self._delay = stepper == "fast", rebuild, action_delay
         self.raw = build_raw(environment, robot, gripper, rebuild, options or {})
@@ -288,9 +289,7 @@ class RobosuiteEnv(ManipulationEnv):
 
     def _after_reset(self) -> None:
         self._control = ArmControl(self.raw.robots[0], self.model, self.data, physics_steps(self.raw))
-        self._pending: deque[NDArray[np.float32]] = deque(
-            np.zeros(_ACTION_SIZE, np.float32) for _ in range(self._delay)
-        )
+        self._pending = deque(np.zeros(_ACTION_SIZE, np.float32) for _ in range(self._delay))
         self._mujoco.mj_step1(self.model, self.data)
         self._hand_posture_to_robosuite()
 

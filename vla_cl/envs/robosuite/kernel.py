@@ -37,7 +37,7 @@ _mj_full_m = types.ExternalFunction("mj_fullM", types.void(_address, _address, _
 
 def load_library() -> None:
     """Let compiled code find MuJoCo's functions, in the very library that the `mujoco` package has loaded."""
-    library = next(Path(import_mujoco().__file__).parent.glob("libmujoco.so*"))
+    library = next(Path(str(import_mujoco().__file__)).parent.glob("libmujoco.so*"))
     llvmlite.binding.load_library_permanently(str(library))
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from vla_cl.tasks.skills.expert import SkillExpert
 from vla_cl.tasks.skills.grasp import X_AXIS, Y_AXIS, Z_AXIS, Graspable, grasp
 from vla_cl.tasks.skills.hand import Attitude, Hand, rotation_about
-from vla_cl.tasks.skills.motion import close_fingers, descend, hold, open_fingers, reach, retreat, rise_to
+from vla_cl.tasks.skills.motion import close_fingers, descend, hold, open_fingers, reach, retreat, rise_to, travel
 from vla_cl.tasks.skills.place import place
 from vla_cl.tasks.skills.plan import Condition, Plan, Point, SkillFailed, fixed
 from vla_cl.tasks.skills.swing import swing
@@ -46,6 +46,7 @@ __all__ = [
     "retreat",
     "rise_to",
     "rotation_about",
+    "travel",
     "swing",
     "wipe",
 ]

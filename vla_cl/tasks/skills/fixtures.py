@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.tasks.skills.hand import Hand
-from vla_cl.tasks.skills.motion import UP, close_fingers, open_fingers, reach, retreat, rise_to
+from vla_cl.tasks.skills.motion import UP, close_fingers, open_fingers, reach, retreat, travel
 from vla_cl.tasks.skills.plan import Condition, Plan, Point, SkillFailed
+
+Vector = NDArray[np.float64]
 
 _HOVER = 0.08
 _STEP = 0.05  # metres ahead of a thing that moves with the hand: how hard it is pulled
 
 
-def grip_handle(hand: Hand, handle: Point, direction: NDArray[np.float64]) -> Plan[None]:
+def grip_handle(hand: Hand, handle: Point, direction: Vector) -> Plan[None]:
     """Take a handle from above.
 
     Args:
@@ -24,15 +26,13 @@ def grip_handle(hand: Hand, handle: Point, direction: NDArray[np.float64]) -> Pl
         direction: Along which the fingers close on it (3,).
     """
     hand.closed = False
-    rise = float(handle()[2]) + _HOVER
-    yield from rise_to(hand, rise)
-    yield from reach(hand, lambda: handle() + _HOVER * UP, attitude=hand.finger_yaw(direction), tolerance=0.012)
+    yield from travel(hand, lambda: handle() + _HOVER * UP, attitude=hand.finger_yaw(direction))
     yield from reach(hand, handle, tolerance=0.006, timeout=60)
     yield from close_fingers(hand)
 
 
 def slide(
-    hand: Hand, handle: Point, direction: NDArray[np.float64], until: Condition, timeout: int = 100
+    hand: Hand, handle: Point, direction: Vector, until: Condition, timeout: int = 100
 ) -> Plan[None]:
     """Move a handle that is held along its rail.
 
@@ -100,8 +100,7 @@ def press(hand: Hand, top: Point, until: Condition, timeout: int = 80) -> Plan[N
         SkillFailed: It does not go down.
     """
     hand.closed = True
-    yield from rise_to(hand, float(top()[2]) + _HOVER)
-    yield from reach(hand, lambda: top() + _HOVER * UP, tolerance=0.01)
+    yield from travel(hand, lambda: top() + _HOVER * UP, tolerance=0.01)
     for _ in range(timeout):
         if until():
             yield from retreat(hand, 0.1)
@@ -140,33 +139,36 @@ def push(
     for _ in range(attempts):
         way = _flat(goal() - thing())
         hand.closed = False
-        behind = _behind(thing, way, radius + 0.035, height)
-        yield from rise_to(hand, float(behind()[2]) + _HOVER)
-        across = hand.finger_yaw(np.cross(UP, way))
-        yield from reach(hand, lambda behind=behind: behind() + _HOVER * UP, attitude=across, tolerance=0.015)
+        behind = partial(_behind, thing, way, radius + 0.035, height)
+        above = partial(_behind, thing, way, radius + 0.035, height + _HOVER)
+        yield from travel(hand, above, attitude=hand.finger_yaw(np.cross(UP, way)), tolerance=0.015)
         yield from reach(hand, behind, tolerance=0.01, timeout=50)
         for _ in range(timeout):
-            left = (goal() - thing())[:2]
-            if until() or float(left @ way[:2]) < 0.0:
+            left = goal() - thing()
+            if until() or float(left @ way) < 0.0:
                 break
-            line = thing() - hand.position
-            sideways = (line - line @ way * way) * np.array([1.0, 1.0, 0.0])
-            level = np.array([0.0, 0.0, thing()[2] + height - hand.position[2]])
-            drift = (goal() - thing() - (goal() - thing()) @ way * way) * np.array([1.0, 1.0, 0.0])
-            speed = min(0.04, 0.02 + float(np.linalg.norm(left)))
-            yield hand.toward(hand.position + speed * way + 0.5 * sideways + 0.6 * drift + level)
+            line, speed = thing() - hand.position, min(0.04, 0.02 + float(np.linalg.norm(left[:2])))
+            sideways = 0.5 * _across(line, way) + 0.6 * _across(left, way)  # behind it, and with it to the goal's line
+            yield hand.toward(hand.position + speed * way + sideways + (line[2] + height) * UP)
         yield from retreat(hand, 0.1)
         if until():
             return
     raise SkillFailed("it was pushed, but not to its place")
 
 
-def _flat(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    level = vector * np.array([1.0, 1.0, 0.0])
+def _flat(vector: Vector) -> Vector:
+    """The level unit vector (3,) nearest to a vector."""
+    level: Vector = vector * np.array([1.0, 1.0, 0.0])
     return level / max(float(np.linalg.norm(level)), 1e-9)
 
 
-def _behind(
-    thing: Point, way: NDArray[np.float64], distance: float, height: float
-) -> Callable[[], NDArray[np.float64]]:
-    return lambda: thing() - distance * way + height * UP
+def _across(vector: Vector, way: Vector) -> Vector:
+    """What of a vector (3,) is level and across a level unit vector."""
+    across: Vector = (vector - vector @ way * way) * np.array([1.0, 1.0, 0.0])
+    return across
+
+
+def _behind(thing: Point, way: Vector, distance: float, height: float) -> Vector:
+    """The point (3,) at a distance behind a thing, seen along its way."""
+    place: Vector = thing() - distance * way + height * UP
+    return place

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.tasks.skills.hand import Hand
-from vla_cl.tasks.skills.motion import close_fingers, descend, open_fingers, reach, retreat, rise_to
+from vla_cl.tasks.skills.motion import close_fingers, descend, open_fingers, retreat, travel
 from vla_cl.tasks.skills.plan import Plan, SkillFailed
 
 X_AXIS, Y_AXIS, Z_AXIS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -126,9 +126,7 @@ def distance_to(hand: Hand, thing: Graspable) -> float:
 
 
 def _go_above(hand: Hand, thing: Graspable, yaw: float) -> Plan[None]:
-    """Open the fingers on the way to a point above the object; up first, if the way there is long."""
+    """Open the fingers on the way to a point above the object."""
     hand.closed = False
     above = np.array([0.0, 0.0, thing.hover])
-    if np.linalg.norm((thing.place(hand) - hand.position)[:2]) > 0.05:
-        yield from rise_to(hand, float((thing.place(hand) + above)[2]))
-    yield from reach(hand, lambda: thing.place(hand) + above, attitude=yaw, tolerance=0.012)
+    yield from travel(hand, lambda: thing.place(hand) + above, attitude=yaw)

@@ -13,6 +13,8 @@ from vla_cl.tasks.skills.plan import Plan, Point, fixed
 FINGER_STEPS = 12
 """Control steps for the fingers to close and to build up their force."""
 
+_LEVEL_WAY = 0.06  # metres sideways from where the hand may go down
+
 UP = np.array([0.0, 0.0, 1.0])
 DOWN = -UP
 
@@ -144,6 +146,28 @@ def retreat(
     """Move away from where the hand is, straight along a unit direction (3,); up by default."""
     target = fixed(hand.position + distance * np.asarray(direction))
     return (yield from reach(hand, target, tolerance=0.02, turn_tolerance=np.pi, speed=speed, timeout=timeout))
+
+
+def travel(hand: Hand, target: Point, attitude: Attitude | None = None, tolerance: float = 0.012) -> Plan[bool]:
+    """Go to a point from above: up first if it is higher, then level, then down, so as not to sweep things off.
+
+    Args:
+        hand: The hand.
+        target: Where the point between the finger tips is to be, in metres.
+        attitude: How the hand is to be turned from now on; None leaves it as decided before.
+        tolerance: How near is near enough, in metres.
+
+    Returns:
+        Whether the hand arrived.
+    """
+    if attitude is not None:
+        hand.attitude = attitude
+    height = max(float(hand.position[2]), float(target()[2]))
+    if float(np.linalg.norm((target() - hand.position)[:2])) > _LEVEL_WAY:
+        yield from rise_to(hand, height)
+        level = lambda: np.array([*target()[:2], height])  # noqa: E731
+        yield from reach(hand, level, tolerance=_LEVEL_WAY, turn_tolerance=np.pi)
+    return (yield from reach(hand, target, tolerance=tolerance))
 
 
 def rise_to(hand: Hand, height: float, speed: float = 1.0) -> Plan[None]:

@@ -47,8 +47,9 @@ def place(
     carried = _Carried(hand, thing, at)
     if headings:
         hand.attitude = nearest_yaw(hand.yaw - thing.heading(hand), headings)
-    yield from carried.raise_to(max(float(at()[2]), float(carried.position[2])) + clearance)
-    yield from carried.cross(clearance, precision)
+    height = max(float(at()[2]), float(carried.position[2])) + clearance
+    yield from carried.raise_to(height)
+    yield from carried.cross(height, precision)
     yield from carried.lower(release_within, precision, speed)
     yield from open_fingers(hand, 10)
     yield from retreat(hand, max(0.08, thing.hover))
@@ -71,9 +72,12 @@ class _Carried:
         goal = np.array([start[0], start[1], height])
         yield from self._move(fixed(goal), np.array([1.0, 1.0, 1.0]), 0.02, timeout=60)
 
-    def cross(self, clearance: float, precision: float) -> Plan[None]:
-        """Sideways until the object is above its place."""
-        yield from self._move(lambda: self._at() + clearance * UP, np.array([1.0, 1.0, 0.3]), precision, timeout=120)
+    def cross(self, height: float, precision: float) -> Plan[None]:
+        """Sideways, at the height at which it is carried, until the object is above its place."""
+        level = np.array([1.0, 1.0, 0.0])
+        yield from self._move(
+            lambda: level * self._at() + height * UP, np.array([1.0, 1.0, 0.3]), precision, timeout=120
+        )
 
     def lower(self, release_within: float, precision: float, speed: float) -> Plan[None]:
         """Down until the object is at its height, or rests on something. What it is off sideways is integrated."""
