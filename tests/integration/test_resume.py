@@ -140,3 +140,21 @@ def test_a_sweep_side_by_side_is_interrupted_as_one(everyone: bool, tmp_path: Pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in errors and "Traceback" not in errors
+
+
+def test_killing_a_sweep_ends_the_runs_that_it_started(tmp_path: Path, demonstrations: Path) -> None:
+    places = (f"output={tmp_path}", f"data={demonstrations}")
+    sweep = ("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", "--jobs", "2")
+    line = command(*sweep, *places, *TINY, "training.steps=100000", "evaluation.zero_shot=false")
+    process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("*/checkpoints/training/stage_00/step_*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    runs = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(runs) >= 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{run}").exists() for run in runs):
+        assert time.monotonic() < deadline, "a run goes on although its sweep was killed"
+        time.sleep(0.05)

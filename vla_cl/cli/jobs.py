@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,7 @@ def run_all(configs: Sequence[ExperimentConfig], jobs: int) -> list[Path]:
         return [run_experiment(config) for config in configs]
     level = logging.getLogger("vla_cl").level
     workers = min(jobs, len(configs))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as executor:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_join_parent) as executor:
         futures = [executor.submit(_run_one, config, level) for config in configs]
         try:
             return [_result(future) for future in futures]
@@ -44,6 +46,19 @@ def run_all(configs: Sequence[ExperimentConfig], jobs: int) -> list[Path]:
                 if child.pid:
                     os.kill(child.pid, signal.SIGINT)
             raise
+
+
+def _join_parent() -> None:
+    """Interrupts are the parent's to pass on; and when it is killed, a run must not go on with nobody to tell."""
+    _ignore_interrupts()
+    parent = parent_process()
+    assert parent is not None, "runs side by side have a parent"
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _ignore_interrupts() -> None:
