@@ -192,13 +192,13 @@ def describe(scene: Scene, goal: Sequence[Condition]) -> Wording:
 
 
 def call(scene: Scene, name: str) -> str:
-    """What a thing is called, with what tells it from its look-alikes: "red can to the left of the box"."""
+    """What a thing is called, with what tells it from its look-alikes: "red can that is to the left of the box"."""
     called = scene.things[name].called
     relation = scene.referents.get(name)
     if relation is None:
         return called
     words = [scene.things[argument].called for argument in relation.arguments]
-    return f"{called} {_RELATIONS[relation.predicate].format(*words)}"
+    return f"{called} that is {_RELATIONS[relation.predicate].format(*words)}"
 
 
 def _sentences(scene: Scene, condition: Condition) -> list[str]:

@@ -103,14 +103,14 @@ LANGUAGE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 by colour, size and shape, by what they are not, and by what is to come of it."""
 
 CAMERAS: tuple[Mapping[str, Any], ...] = (
-    {"position": (0.75, 0.25, 0.75)},
-    {"position": (0.75, -0.25, 0.75)},
+    {"position": (0.80, 0.30, 0.80)},
+    {"position": (0.80, -0.30, 0.80)},
     {"position": (0.60, 0.50, 0.70)},
     {"position": (0.60, -0.50, 0.70)},
-    {"position": (0.50, 0.00, 1.00)},
-    {"position": (0.85, 0.00, 0.50)},
-    {"position": (0.72, 0.00, 0.72), "field_of_view": 55.0},
-    {"position": (0.90, 0.15, 0.80), "field_of_view": 36.0},
+    {"position": (0.60, 0.00, 1.05)},
+    {"position": (0.90, 0.00, 0.55)},
+    {"position": (0.80, 0.00, 0.80), "field_of_view": 58.0},
+    {"position": (0.95, 0.15, 0.95), "field_of_view": 40.0},
     {"position": (0.30, 0.70, 0.80)},
     {"position": (0.25, 0.00, 1.20)},
 )

@@ -127,9 +127,9 @@ class Camera:
         field_of_view: Vertical, in degrees.
     """
 
-    position: tuple[float, float, float] = (0.72, 0.0, 0.72)
-    target: tuple[float, float, float] = (-0.03, 0.0, 0.02)
-    field_of_view: float = 42.0
+    position: tuple[float, float, float] = (0.8, 0.0, 0.8)
+    target: tuple[float, float, float] = (-0.1, -0.03, 0.0)
+    field_of_view: float = 46.0
 
     def __post_init__(self) -> None:
         for end in ("position", "target"):
