@@ -114,3 +114,19 @@ def test_a_suite_that_cannot_be_built_does_not_take_the_others_along(add_suite, 
     register_suite("broken")(lambda: TaskSuite("broken", ()))
     assert WINDOW in register_gymnasium_ids()
     assert "suite 'broken' gets no Gymnasium ids" in caplog.text
+
+
+def test_arguments_of_the_backend_can_be_chosen() -> None:
+    stock = vla_cl.make("robosuite10/lift", cameras=(), robot="UR5e", stepper="robosuite", rebuild=True)
+    assert stock.robot == "UR5e"
+    stock.reset(seed=0)
+    model = stock.model
+    stock.reset(seed=0)
+    assert stock.model is not model  # compiled anew, as robosuite does
+    stock.close()
+
+
+def test_an_argument_that_the_backend_does_not_take_is_one_line() -> None:
+    with pytest.raises(ConfigurationError, match="speed") as caught:
+        vla_cl.make("robosuite10/lift", cameras=(), speed="fast")
+    assert "\n" not in str(caught.value)

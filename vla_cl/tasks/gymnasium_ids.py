@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import gymnasium
 
@@ -45,8 +47,11 @@ def make(
     privileged: bool = False,
     rendering: RenderingOptions = RenderingOptions(),
     render_mode: str | None = None,
+    **arguments: Any,
 ) -> ManipulationEnv:
     """Build the environment of a task. Every Gymnasium id of this package calls this.
+
+    Example: `make("robosuite10/lift", robot="UR5e", stepper="robosuite", rebuild=True)`.
 
     Args:
         task: "suite/task", or a task's name alone.
@@ -55,6 +60,7 @@ def make(
         privileged: Whether observations hold `environment_state`.
         rendering: How images are drawn.
         render_mode: "rgb_array" to let `render()` return images, or `None`.
+        arguments: Of the task's backend, in place of what the task says.
 
     Raises:
         UnknownNameError: No such suite or task; the message names the nearest.
@@ -63,7 +69,9 @@ def make(
     """
     chosen = None if cameras is None else tuple(cameras)
     observation = ObservationOptions(cameras=chosen, image_size=image_size, privileged=privileged)
-    return find_task(task).environment(observation, rendering, render_mode=render_mode)
+    found = find_task(task)
+    found = replace(found, arguments={**found.arguments, **arguments})
+    return found.environment(observation, rendering, render_mode=render_mode)
 
 
 def register_gymnasium_ids() -> tuple[str, ...]:
