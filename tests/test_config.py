@@ -130,7 +130,7 @@ def test_a_strategy_from_a_file_configures_like_a_built_in_one(tmp_path: Path) -
 
 
 def test_a_missing_plugin_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"plugin 'nowhere.py' is not a Python file"):
+    with pytest.raises(ConfigurationError, match=r"plugin 'nowhere.py' is not a file"):
         load_plugins(["nowhere.py"])
 
 

@@ -1,0 +1,1 @@
+"""YAML presets that are shipped with the package."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
 _SHARE = 0.05
 _COARSEST = 0.03
 

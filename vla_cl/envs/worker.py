@@ -22,8 +22,8 @@ from vla_cl.envs.process import serve
 MAX_ENVIRONMENTS = 32
 """Environments that a worker keeps for later episodes; the one that was idle longest goes first.
 
-Episodes of the same specification take turns in one environment: their states are swapped, which is exact and costs less
-than a control step, where an environment of its own costs seconds to build and tens of megabytes."""
+Episodes of the same specification take turns in one environment: their states are swapped, which is exact and costs
+less than a control step, where an environment of its own costs seconds to build and tens of megabytes."""
 
 FILM_SIZE = 192
 """Height and width in pixels of recorded frames, unless the policy looks at larger ones: people look at films."""

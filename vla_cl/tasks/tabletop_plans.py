@@ -208,7 +208,7 @@ def _graspable(env: TabletopEnv, name: str) -> Graspable:
 
 
 def _finger_room(env: TabletopEnv, name: str, point: Vector, direction: Vector) -> float:
-    """Metres from the tips of open fingers, about a point along a direction (3,), to whatever is as high as they are."""
+    """Metres from the tips of open fingers, about a point along a direction (3,), to whatever is that high."""
     tips = [point + sign * _HALF_OPEN * direction for sign in (-1.0, 1.0)]
     gaps = [1.0]
     for other, item in env.items.items():

@@ -40,8 +40,8 @@ class RobosuiteEnv(ManipulationEnv):
     pointing straight down, and the distance between the finger pads (1) in metres. `environment_state` (69,) is
     `agent_pos`, up to eight objects' positions (3) and quaternions (4, w first), and up to six fixture joints.
 
-    Actions (7,), 20 a second: translation in units of 5 cm, rotation vector in units of 0.5 rad, both in the frame of the
-    robot's base and from the present pose, and the gripper's command, which closes it when positive.
+    Actions (7,), 20 a second: translation in units of 5 cm, rotation vector in units of 0.5 rad, both in the frame of
+    the robot's base and from the present pose, and the gripper's command, which closes it when positive.
 
     A reset is a function of the seed alone: object placement, the arm's initial noise, and whatever the task draws.
     Success is judged on the present state, where robosuite judges on the state one physics step (2 ms) before.

@@ -6,8 +6,8 @@ posture task in the null space:
 
     tau = J^T [Lp Fp; Lo Fo] + h + N^T M (kq (q0 - q) - 2 sqrt(kq) q'),    N = I - M^-1 J^T L J
 
-with J the Jacobian of the grip site, M the arm's mass matrix, h its bias forces, L = (J M^-1 J^T)^-1, and Lp, Lo the same
-for the translational and the rotational half of J alone. As N^T M = M - J^T L J, no inverse of M is formed: with
+with J the Jacobian of the grip site, M the arm's mass matrix, h its bias forces, L = (J M^-1 J^T)^-1, and Lp, Lo the
+same for the translational and the rotational half of J alone. As N^T M = M - J^T L J, no inverse of M is formed: with
 M = C C^T and X = C^-1 J^T, J M^-1 J^T is X^T X, and three small symmetric systems are left.
 
 Importing this module imports numba; only `control` does so, when the first robosuite environment is built.

@@ -31,9 +31,7 @@ def grip_handle(hand: Hand, handle: Point, direction: Vector) -> Plan[None]:
     yield from close_fingers(hand)
 
 
-def slide(
-    hand: Hand, handle: Point, direction: Vector, until: Condition, timeout: int = 100
-) -> Plan[None]:
+def slide(hand: Hand, handle: Point, direction: Vector, until: Condition, timeout: int = 100) -> Plan[None]:
     """Move a handle that is held along its rail.
 
     Args:
