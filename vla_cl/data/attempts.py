@@ -28,7 +28,8 @@ class CollectionOptions:
     Args:
         episodes: Successful episodes to keep.
         seed: Names the initial states and all noise.
-        action_noise: Standard deviation of Gaussian noise added to the executed actions, which live in [-1, 1]; the
+        action_noise: Standard deviation of Gaussian noise added to the executed actions, which live in [-1, 1], times
+            the environment's `noise_scale`, because an action of 1 moves some hands further than others; the
             stored `actions` stay the expert's own, so a policy also learns to recover.
         max_attempts: Attempts after which to give up; None is 20 + 4 * episodes.
     """
@@ -76,7 +77,11 @@ def attempt_episode(
     ended = False
     while not ended:
         action = np.clip(expert.act(env), -1.0, 1.0).astype(np.float32)
-        drawn = noise.normal(scale=options.action_noise, size=action.shape) if options.action_noise else 0.0
+        drawn = (
+            noise.normal(scale=options.action_noise * env.noise_scale, size=action.shape)
+            if options.action_noise
+            else 0.0
+        )
         actions.append(action)
         executed.append(np.clip(action + drawn, -1.0, 1.0).astype(np.float32))
         reward, success, truncated, _ = env.advance(executed[-1])

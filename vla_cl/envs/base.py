@@ -120,6 +120,8 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     `action_space`, and implements the abstract methods.
 
     Attributes:
+        noise_scale: Of the class: what action noise is multiplied by while demonstrations are collected, 1 where an
+            action of 1 moves the hand by a centimetre or so.
         uniform: Of the class: whether all its tasks agree in the sizes of action, proprioception and state.
         swaps_states: Whether `set_state` is cheap, so that several episodes may take turns in this environment.
         model: The `mujoco.MjModel` being simulated.
@@ -129,6 +131,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
     default_cameras: ClassVar[tuple[str, ...]] = ()
+    noise_scale: ClassVar[float] = 1.0
     uniform: ClassVar[bool] = False
     swaps_states: bool = True
     model: Any

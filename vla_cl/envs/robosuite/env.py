@@ -65,6 +65,7 @@ class RobosuiteEnv(ManipulationEnv):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
     default_cameras: ClassVar[tuple[str, ...]] = ("agentview", "wrist")
     uniform: ClassVar[bool] = True
+    noise_scale: ClassVar[float] = 0.25  # an action of 1 asks for 5 cm
 
     def __init__(
         self,

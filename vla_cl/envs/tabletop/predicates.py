@@ -109,14 +109,15 @@ def _predicate(arity: int, *needs: str) -> Callable[[Test], Test]:
 
 @_predicate(2, "movable", "support")
 def on(view: View, upper: str, lower: str) -> bool:
-    """`upper` lies on the top of `lower`, its middle over it, and the hand has let go."""
+    """`upper` lies on the top of `lower`, its middle over it, and the hand has let go; what has no grip lies flat."""
     item, holder = view.item(upper), view.item(lower)
     assert holder.support is not None
     offset = in_frame(view.pose(lower), view.pose(upper)[0])
     gap = lowest_point(view, upper) - (view.pose(lower)[0][2] + holder.support.top)
     over = _within(offset, holder.support.centre, holder.support.half)
     supported = not holder.solid or view.touching(upper, lower)
-    return bool(over and abs(gap) < TOUCH and supported and not view.held(upper) and item.movable)
+    flat = item.grip is not None or view.pose(upper)[1][2, 2] >= TILT  # a plate is not on what it leans against
+    return bool(over and abs(gap) < TOUCH and supported and flat and not view.held(upper))
 
 
 @_predicate(2, "movable", "interior")

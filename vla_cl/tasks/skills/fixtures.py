@@ -148,6 +148,7 @@ def push(
             line, speed = thing() - hand.position, min(0.04, 0.02 + float(np.linalg.norm(left[:2])))
             sideways = 0.5 * _across(line, way) + 0.6 * _across(left, way)  # behind it, and with it to the goal's line
             yield hand.toward(hand.position + speed * way + sideways + (line[2] + height) * UP)
+        yield from retreat(hand, 0.05, direction=-way)  # it may be wedged between the fingers
         yield from retreat(hand, 0.1)
         if until():
             return
