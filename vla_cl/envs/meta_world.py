@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.meta_world_task import build_task, scene_xml
-from vla_cl.envs.mujoco_import import import_mujoco
+from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
 from vla_cl.errors import SimulationError, UnknownNameError
 
@@ -75,7 +75,7 @@ class MetaWorldEnv(ManipulationEnv):
 
         bounds = self.meta_world.sawyer_observation_space
         self._observation_low, self._observation_high = bounds.low, bounds.high
-        self._instability = _warning_counters(mujoco, self.data)
+        self._instability = instability_counters(self.data)
         self._pristine_model = {name: getattr(self.model, name).copy() for name in MOVED_BY_RESET}
         self._pristine_attributes = PristineAttributes(self.meta_world)
         self._attributes = NumericAttributes(self.meta_world, ignore=_SETTINGS)
@@ -209,12 +209,3 @@ class MetaWorldEnv(ManipulationEnv):
 
 
 BACKENDS.register("meta_world", MetaWorldEnv)
-
-
-def _warning_counters(mujoco: Any, data: Any) -> NDArray[np.intc]:
-    """A live view of MuJoCo's counters of NaN, infinite or huge positions, velocities and accelerations."""
-    warning = mujoco.mjtWarning
-    kinds = [int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)]
-    counters: NDArray[np.intc] = data.warning.number[min(kinds) : max(kinds) + 1]
-    assert len(counters) == len(kinds), "the three counters lie side by side"
-    return counters

@@ -7,6 +7,10 @@ import importlib
 import logging
 import os
 from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vla_cl.errors import RenderingError
 
@@ -37,6 +41,15 @@ def import_mujoco() -> ModuleType:
     if mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(_log_warning)
     return mujoco
+
+
+def instability_counters(data: Any) -> NDArray[np.intc]:
+    """A live view (3,) of a `mujoco.MjData`'s counters of NaN or huge positions, velocities and accelerations."""
+    warning = import_mujoco().mjtWarning
+    kinds = [int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)]
+    counters: NDArray[np.intc] = data.warning.number[min(kinds) : max(kinds) + 1]
+    assert len(counters) == len(kinds), "the three counters lie side by side"
+    return counters
 
 
 def _log_warning(message: str) -> None:

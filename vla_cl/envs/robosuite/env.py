@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
-from vla_cl.envs.mujoco_import import import_mujoco
+from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
 from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, free_stuck_joints, physics_steps, reseed
 from vla_cl.envs.robosuite.control import ArmControl
@@ -264,7 +264,7 @@ class RobosuiteEnv(ManipulationEnv):
         self.model, self.data = sim.model._model, sim.data._data
         mujoco = self._mujoco
         self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._instability = instability_counters(mujoco, self.data)
+        self._instability = instability_counters(self.data)
         free_stuck_joints(self.robot, self.model)
         scene = hashlib.sha256(self.raw.model.get_xml().encode()).hexdigest()
         self._renderer = Renderer(self.model, self.specification.rendering, scene, hidden_groups=(_COLLISION_GROUP,))
@@ -314,11 +314,3 @@ class RobosuiteEnv(ManipulationEnv):
 
 
 BACKENDS.register("robosuite", RobosuiteEnv)
-
-
-def instability_counters(mujoco: Any, data: Any) -> NDArray[np.intc]:
-    """A live view of MuJoCo's counters of NaN, infinite or huge positions, velocities and accelerations."""
-    warning = mujoco.mjtWarning
-    kinds = [int(kind) for kind in (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)]
-    counters: NDArray[np.intc] = data.warning.number[min(kinds) : max(kinds) + 1]
-    return counters
