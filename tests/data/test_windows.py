@@ -157,8 +157,12 @@ def test_data_loader_workers_read_what_the_parent_reads(dataset: WindowDataset) 
     assert torch.equal(images, dataset.batch(range(len(dataset))).observation.pixels["hand"])
 
 
-def test_ways_of_reading_agree(file: Path) -> None:
+def test_ways_of_reading_agree(tmp_path: Path) -> None:
     """From memory, straight from the file, and through HDF5: rows are the same."""
+    file = tmp_path / "plain.hdf5"
+    with h5py.File(file, "w") as hdf5:
+        for index, length in enumerate(LENGTHS):
+            hdf5[f"data/demo_{index}/states"] = np.random.default_rng(index).normal(size=(length, 11))
     with h5py.File(file, "r") as hdf5:
         runs = [hdf5[f"data/demo_{index}/states"] for index in range(3)]
         values = np.concatenate([run[()] for run in runs])

@@ -32,6 +32,8 @@ from vla_cl.files import atomic_path
 _COMPRESSION = 1
 """Of gzip, 1 to 9: more takes longer to write and saves little."""
 
+_STATES_A_CHUNK = 64
+
 
 def write_demonstrations(
     path: Path, header: Header, episodes: Iterable[Episode], splits: Mapping[str, Sequence[int]] | None = None
@@ -113,7 +115,13 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     if episode.model_file:
         group.attrs["model_file"] = episode.model_file
     for name, values in vectors.items():
-        group.create_dataset(name, data=values)
+        if name == "states":  # most of a state stands still: transposed to bytes of equal weight, it all but vanishes
+            chunks = (min(length, _STATES_A_CHUNK), *values.shape[1:])
+            group.create_dataset(
+                name, data=values, chunks=chunks, shuffle=True, compression="gzip", compression_opts=_COMPRESSION
+            )
+        else:
+            group.create_dataset(name, data=values)
     dones = np.zeros(length, np.uint8)
     dones[-1] = 1
     group.create_dataset("dones", data=dones)

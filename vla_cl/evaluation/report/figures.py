@@ -88,10 +88,11 @@ def _canvas(matrices: Mapping[str, ArrayLike], tasks: Sequence[str], dots_per_in
             )
     dense = len(tasks) >= DENSE_FROM
     cell = 0.36 if dense else 0.62
-    labels = 1.75
+    longest = max(map(len, tasks))
+    labels = max(1.75, 0.075 * (len("after ") + longest))
     width = labels + len(arrays) * (len(tasks) * cell + 0.35) + 0.55
     lines = max(name.count("-") for name in tasks) + 1
-    header = 0.55 + (0.075 * max(map(len, tasks)) if dense else 0.14 * lines)
+    header = 0.55 + (0.075 * longest if dense else 0.14 * lines)
     height = header + (len(tasks) + 1) * cell + 0.15
     with rc_context({"font.family": FONT, "font.size": 9, "text.color": TEXT, "hatch.linewidth": 0.6}):
         figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
