@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,6 @@ from vla_cl.files import atomic_path
 
 _COMPRESSION = 1
 """Of gzip, 1 to 9: more takes longer to write and saves little."""
-
-_STATES_A_CHUNK = 64
 
 
 def write_demonstrations(
@@ -115,11 +114,8 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     if episode.model_file:
         group.attrs["model_file"] = episode.model_file
     for name, values in vectors.items():
-        if name == "states":  # most of a state stands still: transposed to bytes of equal weight, it all but vanishes
-            chunks = (min(length, _STATES_A_CHUNK), *values.shape[1:])
-            group.create_dataset(
-                name, data=values, chunks=chunks, shuffle=True, compression="gzip", compression_opts=_COMPRESSION
-            )
+        if name == "states":  # most of a state stands still, so that it all but vanishes
+            _write_compressed(group, name, values, rows_a_chunk=length)
         else:
             group.create_dataset(name, data=values)
     dones = np.zeros(length, np.uint8)
@@ -138,16 +134,37 @@ def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> Non
         group.create_dataset(f"obs/{key}", data=values[:-1])
         group.create_dataset(f"next_obs/{key}", data=values[1:])
         return
-    one_image = (1, *values.shape[1:])
-    now = group.create_dataset(
-        f"obs/{key}", data=values[:-1], chunks=one_image, compression="gzip", compression_opts=_COMPRESSION
-    )
+    now = _write_compressed(group, f"obs/{key}", values[:-1], rows_a_chunk=1)
     last = group.create_dataset(f"last_obs/{key}", data=values[-1:])
     layout = h5py.VirtualLayout(now.shape, now.dtype)
     if length > 1:
         layout[: length - 1] = h5py.VirtualSource(".", now.name, now.shape)[1:]
     layout[length - 1 :] = h5py.VirtualSource(".", last.name, last.shape)
     group.require_group("next_obs").create_virtual_dataset(key, layout)
+
+
+def _write_compressed(group: h5py.Group, name: str, values: NDArray[Any], rows_a_chunk: int) -> h5py.Dataset:
+    """A dataset in chunks of some rows, which divide them all, each compressed here and handed to HDF5 as it is.
+
+    HDF5's own compression works when its cache of chunks is flushed, and when the disk is full by then, the library
+    crashes (1.14).
+    """
+    shuffle = values.dtype.itemsize > 1
+    dataset = group.create_dataset(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(rows_a_chunk, *values.shape[1:]),
+        shuffle=shuffle,
+        compression="gzip",
+        compression_opts=_COMPRESSION,
+    )
+    for start in range(0, len(values), rows_a_chunk):
+        chunk = np.ascontiguousarray(values[start : start + rows_a_chunk])
+        plain = chunk.view(np.uint8).reshape(-1, values.dtype.itemsize).T.tobytes() if shuffle else chunk.tobytes()
+        offset = (start,) + (0,) * (values.ndim - 1)
+        dataset.id.write_direct_chunk(offset, zlib.compress(plain, _COMPRESSION))
+    return dataset
 
 
 @contextmanager
