@@ -133,12 +133,21 @@ def _load_file(plugin: str, path: Path, loader: Callable[[Path], object]) -> Non
         return
     if not path.is_file():
         raise ConfigurationError(f"plugin {plugin!r} is not a file; give its path or a module name")
+    if any(path.name == known.name and _same_bytes(path, known) for known in _loaded_files):
+        return  # a copy of what is loaded already
     _loaded_files.add(path)
     try:
         loader(path)
     except BaseException:
         _loaded_files.remove(path)
         raise
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    try:
+        return first.read_bytes() == second.read_bytes()
+    except OSError:  # the one that was loaded may be gone
+        return False
 
 
 def _load_python_file(path: Path) -> None:

@@ -26,12 +26,12 @@ def test_the_summary_agrees_with_the_file(file: Path) -> None:
         groups = [raw[f"data/demo_{index}"] for index in range(3)]
         actions = np.concatenate([group["actions"][()] for group in groups]).astype(float)
         pixels = sum(
-            group[f"{place}/{key}_image"].nbytes
+            group[f"{place}/{key}_image"].id.get_storage_size()
             for group in groups
             for place in ("obs", "last_obs")
             for key in ("front", "hand")
         )
-        states = sum(group["states"].nbytes for group in groups)
+        states = sum(group["states"].id.get_storage_size() for group in groups)
     assert (summary.task, summary.instruction, summary.backend) == ("window-close", "close the window", "meta_world")
     assert (summary.demonstrations, summary.steps, summary.successes) == (3, 17, 3)
     assert (summary.steps_minimum, summary.steps_mean, summary.steps_maximum) == (3, 17 / 3, 9)

@@ -104,12 +104,12 @@ def test_one_class_makes_several_tasks_of_a_suite_and_a_suite_of_each():
 
 def test_a_declaration_is_a_task_without_python(tmp_path):
     (tmp_path / "close.yaml").write_text(
-        "name: shut-window\ninstruction: shut it\nhorizon: 150\nbackend: meta_world\n"
+        "name: shut-this-window\ninstruction: shut it\nhorizon: 150\nbackend: meta_world\n"
         "arguments: {task: window-close-v3}\nexpert: meta_world/window-close\nparaphrases: [close it]\n"
     )
     load_plugins(["close.yaml"], tmp_path)
-    task = find_task("shut-window")
-    expected = Task("shut-window", "shut it", 150, "meta_world", {"task": "window-close-v3"}, ("close it",))
+    task = find_task("shut-this-window")
+    expected = Task("shut-this-window", "shut it", 150, "meta_world", {"task": "window-close-v3"}, ("close it",))
     assert task == Task(**{**vars(expected), "expert": "meta_world/window-close"})
     assert type(task.arguments) is dict
     assert task.environment(ObservationOptions(())).horizon == 150

@@ -46,7 +46,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 def test_words_follow_from_the_goal_and_from_what_tells_twins_apart():
     scene = changed(referents={"can": "near(can, knob)"})
     task = tabletop_task("twins", scene, horizon=100)
-    assert task.instruction == "put the red can next to the red knob on the red box"
+    assert task.instruction == "put the red can that is next to the red knob on the red box"
     assert len(task.paraphrases) == 4 and len(task.held_out_paraphrases) == 3
 
 
