@@ -55,9 +55,8 @@ class RenderingOptions:
         shadows: Draw shadows.
         multisampling: Samples a pixel for anti-aliasing; 0 switches it off, MuJoCo's own default is 4.
         mesh_detail: Details of meshes smaller than this, in metres, or than a twentieth of a large mesh, are not drawn;
-            0 draws every triangle. Physics
-            never changes. Rays are cast against every triangle for 0; otherwise a body's collision shapes stand in for
-            its finely tessellated meshes.
+            0 draws every triangle. Physics never changes. Rays are cast against every triangle for 0; otherwise a
+            body's collision shapes stand in for its finely tessellated meshes.
 
     Raises:
         ConfigurationError: No such backend.

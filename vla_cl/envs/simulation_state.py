@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes
-from vla_cl.envs.mujoco_import import import_mujoco
+from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.errors import SimulationError
 
 _NEVER_MOVED = ("mesh_", "tex_", "skin_", "hfield_", "name_", "names", "paths", "text_", "bvh_", "oct_")
@@ -102,9 +102,7 @@ class SimulationState:
 
     def is_unstable(self) -> bool:
         """Whether MuJoCo has met NaN, infinite or huge numbers since the last `mj_resetData`."""
-        warning = self._mujoco.mjtWarning
-        kinds = (warning.mjWARN_BADQPOS, warning.mjWARN_BADQVEL, warning.mjWARN_BADQACC)
-        return any(self.data.warning[int(kind)].number for kind in kinds)
+        return bool(instability_counters(self.data).any())
 
 
 def _writable_arrays(model: Any) -> dict[str, NDArray[Any]]:
