@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vla_cl.envs.robosuite.env import JOINT_SLOTS
-from vla_cl.envs.tabletop import fixtures, objects
 from vla_cl.envs.tabletop.env import THING_SLOTS
 from vla_cl.envs.tabletop.placement import PlacedView, find_ambiguity, place
 from vla_cl.envs.tabletop.scene import Scene
@@ -22,8 +21,6 @@ from vla_cl.tasks.task import Task
 
 BACKEND = "tabletop"
 EXPERT = "tabletop"
-BUILT_IN_KINDS = (objects, fixtures)
-"""Modules that register what scenes may hold."""
 
 _SCENE_KEYS = ("things", "goal", "referents", "dynamics", "camera", "steps")
 _ROBOT_KEYS = ("robot", "gripper", "stepper", "rebuild", "action_delay")
