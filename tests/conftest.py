@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def libero_root() -> Path:
+    """Folder of LIBERO's task files, initial states and assets; tests that need it skip where it is not."""
+    named = os.environ.get("VLA_CL_LIBERO_ROOT")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "libero"
+    root = Path(named) if named else beside
+    if not (root / "bddl_files").is_dir():
+        pytest.skip(f"LIBERO's files are not in {root}; set VLA_CL_LIBERO_ROOT")
+    os.environ["VLA_CL_LIBERO_ROOT"] = str(root)
+    return root
