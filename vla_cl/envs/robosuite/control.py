@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,21 @@ from numpy.typing import NDArray
 from vla_cl.errors import ConfigurationError
 
 _ARM = "right"  # what robosuite calls the arm of a one-armed robot
+
+
+@dataclass(frozen=True)
+class ControlRules:
+    """In what robosuite's versions differ; the defaults are version 1.5's.
+
+    Args:
+        holds_rotation: Whether an action without any rotation keeps the goal that the last rotation set (1.4), rather
+            than taking the present rotation for the goal (1.5).
+        finger_speed: How far a gripper's command moves in each physics step (1.4: 0.01); None for a speed a control
+            step, the gripper model's own (1.5).
+    """
+
+    holds_rotation: bool = False
+    finger_speed: float | None = None
 
 
 class ArmControl:
@@ -22,15 +38,18 @@ class ArmControl:
         robot: A `robosuite.robots.FixedBaseRobot`, reset.
         model, data: The `mujoco.MjModel` and `mujoco.MjData` that it moves.
         physics_steps: Physics steps in a control step.
+        rules: Which version's rules hold.
 
     Raises:
         ConfigurationError: The robot's controller is not OSC_POSE with fixed gains and relative goals.
 
     Attributes:
-        posture: Joint positions (n,) that the null space is drawn to: the arm's at the reset. Part of the state.
+        posture: Joint positions (n,) that the null space is drawn to: the arm's at the reset.
     """
 
-    def __init__(self, robot: Any, model: Any, data: Any, physics_steps: int) -> None:
+    def __init__(
+        self, robot: Any, model: Any, data: Any, physics_steps: int, rules: ControlRules = ControlRules()
+    ) -> None:
         from robosuite.utils import transform_utils
 
         from vla_cl.envs.robosuite import kernel
@@ -40,7 +59,7 @@ class ArmControl:
         self._step = kernel.control_step
         controller = robot.part_controllers[_ARM]
         _check_supported(controller)
-        self._data = data
+        self._data, self._rules = data, rules
         self._gripper = robot.gripper[_ARM]
         self._site = site = int(model.site(controller.ref_name).id)
         self._site_position, self._site_rotation = data.site_xpos[site], data.site_xmat[site]
@@ -60,7 +79,10 @@ class ArmControl:
         finger_range = model.actuator_ctrlrange[self._fingers]
         self._finger_centre = finger_range.sum(axis=1) / 2.0
         self._finger_reach = (finger_range[:, 1] - finger_range[:, 0]) / 2.0
+        self._finger_commands = np.empty((physics_steps, len(self._fingers)))
+        self._finger_signs = _finger_signs(self._gripper) if rules.finger_speed is not None else np.empty(0)
         self._goal_position, self._goal_rotation = np.empty(3), np.empty((3, 3))
+        self._goal_rotation[:] = self._site_rotation.reshape(3, 3)
         self._arguments = (
             *(model._address, data._address, data.qM.ctypes.data),
             *(data.qpos, data.qvel, data.qfrc_bias, data.ctrl),
@@ -70,6 +92,7 @@ class ArmControl:
             *(actuators, model.actuator_ctrlrange[actuators].copy()),
             *(self._goal_position, self._goal_rotation),
             *(np.array(controller.kp, dtype=np.float64), np.array(controller.kd, dtype=np.float64)),
+            *(self._fingers, self._finger_commands),
         )
         self._scratch = (np.zeros((3, model.nv)), np.zeros((3, model.nv)), np.zeros((model.nv, model.nv)))
         self._physics_steps = physics_steps
@@ -89,13 +112,37 @@ class ArmControl:
     def gripper_command(self, command: NDArray[np.float64]) -> None:
         self._gripper.current_action = np.array(command)
 
+    @property
+    def memory(self) -> NDArray[np.float64]:
+        """What else the controller remembers from step to step: posture (n,), and the held rotation (9,) if any."""
+        held = [self._goal_rotation.ravel()] if self._rules.holds_rotation else []
+        return np.concatenate([self.posture, *held])
+
+    @memory.setter
+    def memory(self, memory: NDArray[np.float64]) -> None:
+        joints = len(self.posture)
+        self.posture = np.array(memory[:joints])
+        if self._rules.holds_rotation:
+            self._goal_rotation[:] = memory[joints:].reshape(3, 3)
+
     def advance(self, action: NDArray[np.floating[Any]]) -> None:
         """Apply one action (6 + g,): translation, rotation vector, and, where there is a gripper, its command."""
         self._set_goal(np.asarray(action[:6], dtype=np.float64))
         if len(self._fingers):
-            command = np.asarray(self._gripper.format_action(np.asarray(action[6:7], dtype=np.float64)))
-            self._data.ctrl[self._fingers] = self._finger_centre + self._finger_reach * np.clip(command, -1.0, 1.0)
+            command = self._move_fingers(float(np.clip(action[6], -1.0, 1.0)))
+            self._finger_commands[:] = self._finger_centre + self._finger_reach * command
         self._step(*self._arguments, self.posture, *self._scratch, self._physics_steps)
+
+    def _move_fingers(self, command: float) -> NDArray[np.float64]:
+        """Where the gripper's command stands in each physics step: (physics_steps or 1, g), in [-1, 1]."""
+        speed = self._rules.finger_speed
+        if speed is None:
+            told = np.asarray(self._gripper.format_action(np.array([command])))
+            return np.clip(told, -1.0, 1.0)[None]
+        moved = np.arange(1, self._physics_steps + 1)[:, None] * (speed * np.sign(command))
+        told = np.clip(self.gripper_command + moved * self._finger_signs, -1.0, 1.0)
+        self.gripper_command = told[-1]
+        return told
 
     def _set_goal(self, action: NDArray[np.float64]) -> None:
         """The pose where the action leads from the present one; the action's frame is the robot's base."""
@@ -103,9 +150,20 @@ class ArmControl:
         change = (action - self._centre) * self._scale + self._offset
         base = self._origin_rotation
         self._goal_position[:] = self._site_position + base @ change[:3]
+        if self._rules.holds_rotation and not change[3:].any():
+            return
         # robosuite turns rotation vectors into matrices through single precision; so must we
         turn = base @ self._matrix(self._quaternion(change[3:])) @ base.T
         self._goal_rotation[:] = turn @ self._site_rotation.reshape(3, 3)
+
+
+def _finger_signs(gripper: Any) -> NDArray[np.float64]:
+    """Which way each finger's command goes when a gripper is told to close (g,)."""
+    before = gripper.current_action
+    gripper.current_action = np.zeros(gripper.dof)
+    signs = np.sign(np.asarray(gripper.format_action(np.ones(1)), dtype=np.float64))
+    gripper.current_action = before
+    return signs
 
 
 def _check_supported(controller: Any) -> None:

@@ -16,7 +16,7 @@ from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
 from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, free_stuck_joints, physics_steps, reseed
-from vla_cl.envs.robosuite.control import ArmControl
+from vla_cl.envs.robosuite.control import ArmControl, ControlRules
 from vla_cl.envs.robosuite.pose import GripperPose
 from vla_cl.envs.robosuite.wipe import WipedMarkers
 from vla_cl.errors import ConfigurationError, SimulationError, UnknownNameError
@@ -65,6 +65,7 @@ class RobosuiteEnv(ManipulationEnv):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
     default_cameras: ClassVar[tuple[str, ...]] = ("agentview", "wrist")
     uniform: ClassVar[bool] = True
+    control_rules: ClassVar[ControlRules] = ControlRules()
     noise_scale: ClassVar[float] = 0.25  # an action of 1 asks for 5 cm
 
     def __init__(
@@ -198,7 +199,7 @@ class RobosuiteEnv(ManipulationEnv):
                 [self.elapsed_steps],
                 *self._pending,
                 self._control.gripper_command,
-                self._control.posture,
+                self._control.memory,
                 self._markers.get(),
                 *moved,
                 physics,
@@ -218,7 +219,7 @@ class RobosuiteEnv(ManipulationEnv):
                 f"a state of {self.environment} has {sum(sizes)} numbers, got shape {np.shape(state)}"
             )
         parts = np.split(np.asarray(state, dtype=np.float64), np.cumsum(sizes)[:-1])
-        counter, pending, command, posture, wiped, *moved, physics = parts
+        counter, pending, command, memory, wiped, *moved, physics = parts
         self.elapsed_steps = int(counter[0])
         self._pending = deque(pending.astype(np.float32).reshape(self._delay, _ACTION_SIZE))
         for name, values in self._pristine.items():
@@ -230,7 +231,7 @@ class RobosuiteEnv(ManipulationEnv):
         self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
         self._mujoco.mj_step1(self.model, self.data)
         self._control.gripper_command = command
-        self._control.posture = posture.copy()
+        self._control.memory = memory
         self._hand_posture_to_robosuite()
 
     def model_xml(self) -> str:
@@ -241,7 +242,7 @@ class RobosuiteEnv(ManipulationEnv):
         moved = [len(rows) * getattr(self.model, name).shape[1] for name, rows in self._moved_rows.items()]
         control = self._control
         return [
-            *(1, self._delay * _ACTION_SIZE, len(control.gripper_command), len(control.posture)),
+            *(1, self._delay * _ACTION_SIZE, len(control.gripper_command), len(control.memory)),
             *(len(self._markers), *moved, self._physics_size),
         ]
 
@@ -289,7 +290,8 @@ class RobosuiteEnv(ManipulationEnv):
         return bool(first >= 0 and self.model.jnt_type[first] == self._mujoco.mjtJoint.mjJNT_FREE)
 
     def _after_reset(self) -> None:
-        self._control = ArmControl(self.raw.robots[0], self.model, self.data, physics_steps(self.raw))
+        robot, steps = self.raw.robots[0], physics_steps(self.raw)
+        self._control = ArmControl(robot, self.model, self.data, steps, self.control_rules)
         self._pending = deque(np.zeros(_ACTION_SIZE, np.float32) for _ in range(self._delay))
         self._mujoco.mj_step1(self.model, self.data)
         self._hand_posture_to_robosuite()

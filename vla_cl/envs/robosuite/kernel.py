@@ -61,6 +61,8 @@ def control_step(
     goal_rotation: Any,
     stiffness: Any,
     damping: Any,
+    fingers: Any,
+    finger_commands: Any,
     posture: Any,
     jacobian_linear: Any,
     jacobian_angular: Any,
@@ -81,6 +83,8 @@ def control_step(
         limits: Of the actuators (n, 2).
         goal_position, goal_rotation: The pose to hold, (3,) in metres and (3, 3), in the world.
         stiffness, damping: Of the pose (6,), translation first.
+        fingers: Indices (g,) of the fingers' actuators.
+        finger_commands: What they are told in each physics step (physics_steps, g).
         posture: Joint positions (n,) that the null space is drawn to.
         jacobian_linear, jacobian_angular, mass: Scratch space (3, nv), (3, nv), (nv, nv).
         physics_steps: How many.
@@ -90,7 +94,9 @@ def control_step(
     inertia = np.empty((joints, joints))
     wrench = np.empty(6)
     acceleration = np.empty(joints)
-    for _ in range(physics_steps):
+    for step in range(physics_steps):
+        for finger in range(len(fingers)):
+            ctrl[fingers[finger]] = finger_commands[step, finger]
         _mj_jac_site(model, data, jacobian_linear.ctypes.data, jacobian_angular.ctypes.data, site)
         _mj_full_m(model, mass.ctypes.data, sparse_mass)
         for column in range(joints):
