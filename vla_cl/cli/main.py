@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import collect, data, doctor, evaluate, listings, report, run, tasks
+from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, tasks
 from vla_cl.errors import VlaClError
 
 INTERRUPTED = 130
@@ -41,6 +41,7 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Experiments")
 app.add_typer(tasks.app, name="tasks", rich_help_panel="What there is")
+app.add_typer(assets.app, name="assets", rich_help_panel="This machine")
 
 
 def _print_version(wanted: bool) -> None:
