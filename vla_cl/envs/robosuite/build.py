@@ -27,7 +27,9 @@ _NOT_OURS = frozenset(
 )
 
 
-def build_raw(environment: str, robot: str, gripper: str, rebuild: bool, options: Mapping[str, Any]) -> Any:
+def build_raw(
+    environment: str, robot: str, gripper: str, rebuild: bool, options: Mapping[str, Any], model: str = ""
+) -> Any:
     """A `robosuite.environments.MujocoEnv` without a renderer, with OSC_POSE, at 20 Hz.
 
     Args:
@@ -36,6 +38,7 @@ def build_raw(environment: str, robot: str, gripper: str, rebuild: bool, options
         gripper: robosuite's name ("PandaGripper"), or "default": the robot's own.
         rebuild: Whether its `reset` compiles the model again, as robosuite does by default.
         options: Further arguments of the environment's class.
+        model: robosuite's name of a model of that robot, where it is not the usual one.
 
     Raises:
         UnknownNameError: robosuite has no such environment, robot or gripper.
@@ -58,7 +61,7 @@ def build_raw(environment: str, robot: str, gripper: str, rebuild: bool, options
     try:
         return robosuite.make(
             environment,
-            robots=robot,
+            robots=model or robot,
             gripper_types=_OWN_TOOL.get(environment, gripper),
             controller_configs=load_composite_controller_config(robot=robot),
             has_renderer=False,

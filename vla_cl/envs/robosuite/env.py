@@ -56,6 +56,7 @@ class RobosuiteEnv(ManipulationEnv):
         rebuild: Compile the model anew at each reset, as robosuite does by default (`hard_reset`).
         action_delay: Control steps that pass before an action takes effect.
         options: Further arguments of robosuite's class.
+        model: robosuite's name of a model of the robot, where it is not the usual one.
 
     Raises:
         UnknownNameError: No such environment, robot, gripper or camera.
@@ -80,6 +81,7 @@ class RobosuiteEnv(ManipulationEnv):
         rebuild: bool = False,
         action_delay: int = 0,
         options: Mapping[str, Any] | None = None,
+        model: str = "",
     ) -> None:
         super().__init__(spec, render_mode)
         if stepper not in STEPPERS:
@@ -90,7 +92,7 @@ class RobosuiteEnv(ManipulationEnv):
         self._pending: deque[NDArray[np.float32]] = deque()
         self.environment, self.robot = environment, robot
         self._fast, self._rebuild, self._delay = stepper == "fast", rebuild, action_delay
-        self.raw = build_raw(environment, robot, gripper, rebuild, options or {})
+        self.raw = build_raw(environment, robot, gripper, rebuild, options or {}, model)
         self._bind_model()
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (_ACTION_SIZE,), np.float32)
         self.reset_simulation(seed=0)
