@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from vla_cl.cli.output import JsonOption, PluginOption, first_sentence, print_json, print_table
@@ -29,8 +30,21 @@ def suites(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption) 
     if as_json:
         print_json(listed)
         return
-    rows = [[each["name"], str(len(each["tasks"])), ", ".join(each["orders"]), each["description"]] for each in listed]
+    rows = [[each["name"], str(len(each["tasks"])), _listed(each["orders"]), each["description"]] for each in listed]
     print_table(["suite", "tasks", "orders", "description"], rows)
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a row; three or more that only count up ("order0", "order1", ...) are told by the first and the last."""
+    told: list[str] = []
+    while names:
+        stem = names[0].rstrip("0123456789")
+        start = names[0].removeprefix(stem)
+        counted = [f"{stem}{int(start) + index}" for index in range(len(names))] if start else []
+        run = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(names, counted, strict=False)))
+        told += [f"{names[0]} to {names[run - 1]}"] if run > 2 else names[: max(run, 1)]
+        names = names[max(run, 1) :]
+    return ", ".join(told)
 
 
 def policies(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,9 @@ from vla_cl.errors import ConfigurationError
 DEFAULT_STORED_STATES = 50
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What a task may be called: its name becomes part of file names and of a Gymnasium id."""
+
+
+INSTRUCTIONS = "canonical, paraphrased, held_out or declared"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Task:
         arguments: What the backend needs to build the scene.
         expert: Name in `vla_cl.tasks.EXPERTS`, or "" when there is none.
         seeds: Initial states, split in three.
+        declared_language: Reads the instruction that the task's own files give, from `arguments`; None where it has no
+            such files.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Task:
     held_out_paraphrases: tuple[str, ...] = ()
     expert: str = ""
     seeds: SeedSplit = SeedSplit()
+    declared_language: Callable[[Mapping[str, Any]], str] | None = None
 
     def __post_init__(self) -> None:
         if not TASK_NAME.fullmatch(self.name):
@@ -102,7 +108,15 @@ class Task:
         return make_environment(self.environment_spec(observation, rendering), render_mode=render_mode)
 
     def instructions(self, kind: str = "canonical") -> tuple[str, ...]:
-        """The instruction ("canonical"), also its training paraphrases ("paraphrased"), or only the "held_out" ones."""
+        """What the robot is told.
+
+        Args:
+            kind: "canonical", the instruction; "paraphrased", its training paraphrases too; "held_out", only the
+                paraphrases that are never trained on; "declared", what the task's own files say.
+
+        Raises:
+            ConfigurationError: There is no such kind, or the task has none of it.
+        """
         match kind:
             case "canonical":
                 return (self.instruction,)
@@ -112,4 +126,8 @@ class Task:
                 if not self.held_out_paraphrases:
                     raise ConfigurationError(f"task {self.name!r} has no held-out paraphrases; use canonical")
                 return self.held_out_paraphrases
-        raise ConfigurationError(f"instructions {kind!r} is unknown; use canonical, paraphrased or held_out")
+            case "declared":
+                if self.declared_language is None:
+                    raise ConfigurationError(f"task {self.name!r} has no files that tell it; use canonical")
+                return (self.declared_language(self.arguments),)
+        raise ConfigurationError(f"instructions {kind!r} is unknown; use {INSTRUCTIONS}")

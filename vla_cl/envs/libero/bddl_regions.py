@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from vla_cl.envs.libero.bddl_tokens import Group, Word, headed, nearest, words
@@ -27,6 +26,9 @@ class Region:
     ranges: tuple[tuple[float, float, float, float], ...] = ()
     yaw: tuple[float, float] = (0.0, 0.0)
     rgba: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 0.0)
+
+
+_ATTRIBUTES = (":target", ":ranges", ":yaw_rotation", ":rgba")
 
 
 def read_region(name: Word, group: Group) -> tuple[Region, Word]:
@@ -56,22 +58,28 @@ def read_region(name: Word, group: Group) -> tuple[Region, Word]:
             pass
         case _:
             raise attributes[":target"].place.error("(:target ...) must hold one name")
-    values = {_ATTRIBUTES[key][0]: read(group) for key, group in attributes.items() if (read := _ATTRIBUTES[key][1])}
-    return replace(Region(name.text, target.text), **values), target
+    region = Region(name.text, target.text)
+    if ":ranges" in attributes:
+        region = replace(region, ranges=_ranges(attributes[":ranges"]))
+    if ":yaw_rotation" in attributes:
+        region = replace(region, yaw=_yaw(attributes[":yaw_rotation"]))
+    if ":rgba" in attributes:
+        region = replace(region, rgba=_rgba(attributes[":rgba"]))
+    return region, target
 
 
-def _ranges(group: Group) -> tuple[tuple[float, ...], ...]:
+def _ranges(group: Group) -> tuple[tuple[float, float, float, float], ...]:
     rectangles = []
     for item in _enclosed(group, "(:ranges ((x_min y_min x_max y_max) ...))"):
-        x_min, y_min, x_max, y_max = numbers = _numbers(item, 4, "x_min y_min x_max y_max")
+        x_min, y_min, x_max, y_max = _numbers(item, 4, "x_min y_min x_max y_max")
         for axis, low, high in (("x", x_min, x_max), ("y", y_min, y_max)):
             if low > high:
                 raise item.place.error(f"{axis}_min {low:g} is greater than {axis}_max {high:g}")
-        rectangles.append(numbers)
+        rectangles.append((x_min, y_min, x_max, y_max))
     return tuple(rectangles)
 
 
-def _yaw(group: Group) -> tuple[float, ...]:
+def _yaw(group: Group) -> tuple[float, float]:
     expected = "(:yaw_rotation ((least greatest)))"
     match _enclosed(group, expected):
         case [item]:
@@ -84,19 +92,12 @@ def _yaw(group: Group) -> tuple[float, ...]:
     return least, greatest
 
 
-def _rgba(group: Group) -> tuple[float, ...]:
+def _rgba(group: Group) -> tuple[float, float, float, float]:
     match group.items:
         case [item]:
-            return _numbers(item, 4, "red green blue alpha")
+            red, green, blue, alpha = _numbers(item, 4, "red green blue alpha")
+            return red, green, blue, alpha
     raise group.place.error("expected (:rgba (red green blue alpha))")
-
-
-_ATTRIBUTES: Mapping[str, tuple[str, Callable[[Group], object] | None]] = {
-    ":target": ("target", None),
-    ":ranges": ("ranges", _ranges),
-    ":yaw_rotation": ("yaw", _yaw),
-    ":rgba": ("rgba", _rgba),
-}
 
 
 def _enclosed(group: Group, expected: str) -> tuple[Word | Group, ...]:
