@@ -257,7 +257,7 @@ class LiberoEnv(RobosuiteEnv):
 
     def _after_reset(self) -> None:
         super()._after_reset()
-        self._control.memory = np.concatenate([INITIAL_POSTURE, self._nominal_rotation.ravel()])
+        self._control.start_from(np.array(INITIAL_POSTURE), *self._nominal_pose)
         self._hand_posture_to_robosuite()
 
     def _bind_model(self) -> None:
@@ -267,8 +267,8 @@ class LiberoEnv(RobosuiteEnv):
         nominal = self._mujoco.MjData(self.model)
         nominal.qpos[self.raw.robots[0]._ref_joint_pos_indexes] = INITIAL_POSTURE
         self._mujoco.mj_kinematics(self.model, nominal)
-        site = self.raw.robots[0].part_controllers["right"].ref_name
-        self._nominal_rotation = np.array(nominal.site(site).xmat)
+        site = nominal.site(self.raw.robots[0].part_controllers["right"].ref_name)
+        self._nominal_pose = np.array(site.xpos), np.array(site.xmat).reshape(3, 3)
 
     def _find_things(self) -> None:
         super()._find_things()

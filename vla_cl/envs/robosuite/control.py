@@ -19,7 +19,8 @@ class ControlRules:
 
     Args:
         holds_rotation: Whether an action without any rotation keeps the goal that the last rotation set (1.4), rather
-            than taking the present rotation for the goal (1.5).
+            than taking the present rotation for the goal (1.5). The first action after `start_from` then counts from
+            the pose that was given there, wherever the arm is.
         finger_speed: How far a gripper's command moves in each physics step (1.4: 0.01); None for a speed a control
             step, the gripper model's own (1.5).
     """
@@ -83,6 +84,7 @@ class ArmControl:
         self._finger_signs = _finger_signs(self._gripper) if rules.finger_speed is not None else np.empty(0)
         self._goal_position, self._goal_rotation = np.empty(3), np.empty((3, 3))
         self._goal_rotation[:] = self._site_rotation.reshape(3, 3)
+        self._first_origin, self._is_first = np.zeros(3), False
         self._arguments = (
             *(model._address, data._address, data.qM.ctypes.data),
             *(data.qpos, data.qvel, data.qfrc_bias, data.ctrl),
@@ -114,16 +116,34 @@ class ArmControl:
 
     @property
     def memory(self) -> NDArray[np.float64]:
-        """What else the controller remembers from step to step: posture (n,), and the held rotation (9,) if any."""
-        held = [self._goal_rotation.ravel()] if self._rules.holds_rotation else []
-        return np.concatenate([self.posture, *held])
+        """What else the controller remembers from step to step: posture (n,); where rotation is held, also that (9,),
+        where the first action counts from (3,), and whether it is still to come (1,).
+        """
+        if not self._rules.holds_rotation:
+            return self.posture.copy()
+        return np.concatenate([self.posture, self._goal_rotation.ravel(), self._first_origin, [self._is_first]])
 
     @memory.setter
     def memory(self, memory: NDArray[np.float64]) -> None:
         joints = len(self.posture)
         self.posture = np.array(memory[:joints])
         if self._rules.holds_rotation:
-            self._goal_rotation[:] = memory[joints:].reshape(3, 3)
+            self._goal_rotation[:] = memory[joints : joints + 9].reshape(3, 3)
+            self._first_origin, self._is_first = np.array(memory[joints + 9 : joints + 12]), bool(memory[-1])
+
+    def start_from(
+        self, posture: NDArray[np.float64], position: NDArray[np.float64], rotation: NDArray[np.float64]
+    ) -> None:
+        """Have the controller believe that the arm is where a reset would have put it, until the first action is done.
+
+        Args:
+            posture: Joint positions (n,) that the null space is drawn to.
+            position: Of the grip site (3,), in metres: the first action's translation counts from here.
+            rotation: Of the grip site (3, 3): held until an action rotates.
+        """
+        self.posture = np.array(posture, dtype=np.float64)
+        self._goal_rotation[:] = rotation
+        self._first_origin, self._is_first = np.array(position), True
 
     def advance(self, action: NDArray[np.floating[Any]]) -> None:
         """Apply one action (6 + g,): translation, rotation vector, and, where there is a gripper, its command."""
@@ -149,12 +169,15 @@ class ArmControl:
         action = np.clip(action, self._lowest, self._highest)
         change = (action - self._centre) * self._scale + self._offset
         base = self._origin_rotation
-        self._goal_position[:] = self._site_position + base @ change[:3]
+        position, rotation = self._site_position, self._site_rotation.reshape(3, 3)
+        if self._is_first:
+            position, rotation, self._is_first = self._first_origin, self._goal_rotation.copy(), False
+        self._goal_position[:] = position + base @ change[:3]
         if self._rules.holds_rotation and not change[3:].any():
             return
         # robosuite turns rotation vectors into matrices through single precision; so must we
         turn = base @ self._matrix(self._quaternion(change[3:])) @ base.T
-        self._goal_rotation[:] = turn @ self._site_rotation.reshape(3, 3)
+        self._goal_rotation[:] = turn @ rotation
 
 
 def _finger_signs(gripper: Any) -> NDArray[np.float64]:
