@@ -54,6 +54,7 @@ def register_world() -> str:
 
         def _load_model(self) -> None:
             super()._load_model()
+            self._stands: list[tuple[int, Any, Any]] = []
             robot = self.robots[0].robot_model
             robot.set_base_xpos(np.array(self.workspace.base))
             room = build_room(self.workspace, self._assets)
@@ -75,6 +76,8 @@ def register_world() -> str:
 
         def _setup_references(self) -> None:
             super()._setup_references()
+            if self._stands:
+                return  # robosuite comes here at every reset, when fixtures have been moved
             model = self.sim.model._model
             bodies = [int(model.body(thing.root_body).id) for thing in self.fixtures.values()]
             self._stands = [(body, model.body_pos[body].copy(), model.body_quat[body].copy()) for body in bodies]
