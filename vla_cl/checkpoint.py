@@ -10,8 +10,9 @@ from typing import Any
 
 from vla_cl.config import observation_for
 from vla_cl.envs import EnvironmentPool, RenderingOptions
+from vla_cl.envs.assets import use_asset_roots
 from vla_cl.errors import CheckpointError, ConfigurationError
-from vla_cl.evaluation import EpisodeRow, EvaluationOptions, PolicyController, rollout
+from vla_cl.evaluation import EpisodeRow, EvaluationOptions, PolicyController, check_task, rollout
 from vla_cl.policies import Policy
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.registry import load_plugins
@@ -50,16 +51,19 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: There is no complete checkpoint in `folder`.
-        ConfigurationError: No suite is given and none is known, or a task is not in it.
+        ConfigurationError: No suite is given and none is known, a task is not in it, or cannot be evaluated like this.
     """
     checkpoint = _latest_checkpoint(Path(folder))
     config = _run_config(checkpoint)
     limit_threads(config.get("threads", 1))
     load_plugins([*config.get("plugins", ()), *plugins])
+    use_asset_roots(_present(config.get("assets", {})), keep_environment=True)
     policy = Policy.from_pretrained(checkpoint).to(resolve_device(device)).eval()
     strategy = _strategy(checkpoint, config)
     stage = int(checkpoint.name.removeprefix("stage_")) if config else 0
     chosen = _tasks(config, suite, tasks)
+    for task in chosen:
+        check_task(task, options, plugins)
     drawn = RenderingOptions(**config.get("rendering", {}))
     if rendering is not None:
         drawn = replace(drawn, backend=rendering)
@@ -85,6 +89,11 @@ def evaluate_checkpoint(
                 progress=counter,
             )
     return rows
+
+
+def _present(roots: dict[str, str]) -> dict[str, str]:
+    """The folders of a run's assets that are on this machine, which need not be the one that ran it."""
+    return {name: folder for name, folder in roots.items() if Path(folder).expanduser().is_dir()}
 
 
 def _latest_checkpoint(folder: Path) -> Path:

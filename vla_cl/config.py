@@ -1,8 +1,8 @@
 """The configuration of an experiment: its keys, and how overrides on the command line compose it.
 
-Hydra composes the groups `policy`, `strategy`, `rendering`, `recipe` and `preset`; a strategy's keys come from its
-`Options`, so a plug-in strategy configures like a built-in one. Every mistake ends in one line with the nearest valid
-name.
+Hydra composes the groups `policy`, `strategy`, `rendering`, `recipe`, `protocol` and `preset`; a strategy's keys come
+from its `Options`, so a plug-in strategy configures like a built-in one. Every mistake ends in one line with the nearest
+valid name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -29,17 +30,20 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_cl.data import CollectionOptions
+from vla_cl.data import CollectionOptions, check_instructions, given_checksum
 from vla_cl.envs import ObservationOptions, RenderingOptions
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.evaluation import EvaluationOptions
 from vla_cl.policies import PolicyConfig
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import STRATEGIES
+from vla_cl.tasks import get_suite
 from vla_cl.training import TrainingOptions
 
 _LABEL_LENGTH = 60
-GROUPS = ("policy", "strategy", "rendering", "recipe", "preset")
+GROUPS = ("policy", "strategy", "rendering", "recipe", "protocol", "preset")
+_FREE_KEYS = ("policy.backbone_options", "policy.head_options", "evaluation.arguments", "assets")
+"""Mappings whose keys are not known here; whoever uses them checks them."""
 
 
 @dataclass
@@ -53,9 +57,12 @@ class ExperimentConfig:
         seed: Of initial weights, batches, noise and strategy. Initial states of the evaluation do not depend on it.
         policy: Backbone, head and what the policy sees.
         strategy: `name`, and the strategy's own options.
+        dataset: Demonstrations to learn from instead of collecting them: a file, or a folder with one a task, in our
+            layout, robomimic's or LIBERO's (see `vla_cl.data.given`).
+        dataset_instructions: What the robot is told in training on a `dataset`: "file", its own words, or "task".
         collection: How demonstrations are made.
         training: How a task is fitted.
-        evaluation: How rollouts are made.
+        evaluation: How rollouts are made; `protocol=NAME` sets it as published evaluations do.
         rendering: How images are drawn; `rendering=raycast` is short for `rendering.backend=raycast`.
         threads: Of torch on a CPU. Sums depend on it, so it is part of what decides the numbers; with 1 they are the
             same on every number of cores. More pays for large policies on idle machines only.
@@ -64,6 +71,8 @@ class ExperimentConfig:
         data: Folder of demonstrations, shared by runs.
         name: The run's folder inside `output`; null derives it from the configuration.
         plugins: Python modules or files that register suites, policies, strategies or backends.
+        assets: Folders of files that simulators need and this package does not hold, by name (`assets.libero=FOLDER`);
+            see `vla_cl.envs.assets`.
     """
 
     suite: str = MISSING
@@ -72,6 +81,8 @@ class ExperimentConfig:
     seed: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     strategy: Any = MISSING
+    dataset: str | None = None
+    dataset_instructions: str = "file"
     collection: CollectionOptions = field(default_factory=CollectionOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -82,6 +93,11 @@ class ExperimentConfig:
     data: str = "demonstrations"
     name: str | None = None
     plugins: list[str] = field(default_factory=list)
+    assets: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None:
+            check_instructions(self.dataset_instructions, self.training.instructions)
 
     @property
     def observation(self) -> ObservationOptions:
@@ -96,11 +112,20 @@ class ExperimentConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the numbers: the configuration without places and process counts."""
         values = to_dict(self)
-        for key in ("output", "data", "name"):
+        for key in ("output", "data", "name", "assets", "dataset", "dataset_instructions"):
             values.pop(key)
         values["collection"].pop("processes", None)
         values["evaluation"].pop("processes", None)
-        return values
+        return values | self.dataset_identity()
+
+    def dataset_identity(self) -> dict[str, str]:
+        """What a given data set adds to the identity: its content, not its place. Nothing where none is given."""
+        if self.dataset is None:
+            return {}
+        root = Path(self.dataset)
+        tasks = get_suite(self.suite).sequence(self.order, self.length)
+        checksum = given_checksum(root, tasks) if root.exists() else ""
+        return {"dataset_checksum": checksum, "dataset_instructions": self.dataset_instructions}
 
     @property
     def folder(self) -> Path:
@@ -171,14 +196,38 @@ def preset_names() -> list[str]:
     return [name for name in _group_files("preset") if name != "none"]
 
 
+def protocol_names() -> list[str]:
+    """Names of the published ways to evaluate that ship with the package."""
+    return _group_files("protocol")
+
+
+def protocol_options(name: str, **changes: Any) -> EvaluationOptions:
+    """The options of a published way to evaluate, outside of an experiment.
+
+    Args:
+        name: One of `protocol_names`.
+        changes: Fields of `EvaluationOptions` to set differently; entries of `arguments` are added one by one.
+
+    Raises:
+        UnknownNameError: There is no such protocol.
+        ConfigurationError: A value cannot be used.
+    """
+    if name not in protocol_names():
+        raise UnknownNameError("protocol", name, protocol_names())
+    text = (resources.files("vla_cl.configs") / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = (yaml.safe_load(text) or {}).get("evaluation", {})
+    arguments = {**values.get("arguments", {}), **changes.get("arguments", {})}
+    return EvaluationOptions(**{**values, **changes, "arguments": arguments})
+
+
 def policy_names() -> list[str]:
     """Names of the policy presets that ship with the package or that a plug-in stored in Hydra's ConfigStore."""
     return sorted({*_group_files("policy"), *_stored("policy")})
 
 
 def _opened(override: str) -> str:
-    """Options of backbones and heads are free keys, checked by the part itself: let Hydra add them."""
-    free = override.startswith(("policy.backbone_options.", "policy.head_options."))
+    """Let Hydra add free keys."""
+    free = override.startswith(tuple(f"{key}." for key in _FREE_KEYS))
     return f"++{override}" if free else override
 
 
@@ -253,6 +302,7 @@ def _check_names(overrides: Sequence[Override]) -> None:
         "strategy": (list(STRATEGIES), "vla-cl strategies"),
         "rendering": (_group_files("rendering"), ""),
         "recipe": (_group_files("recipe"), ""),
+        "protocol": (protocol_names(), ""),
         "preset": (_group_files("preset"), ""),
     }
     chosen: dict[str, list[str]] = {}
@@ -272,7 +322,7 @@ def _check_names(overrides: Sequence[Override]) -> None:
 
 
 def _check_key(key: str, keys: Sequence[str]) -> None:
-    if key in keys or any(key.startswith(f"{free}.") for free in keys if free.endswith("_options")):
+    if key in keys or key.startswith(tuple(f"{free}." for free in _FREE_KEYS)):
         return
     leaf = key.rsplit(".", 1)[-1]
     leaves = {name.rsplit(".", 1)[-1]: name for name in keys}

@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.config import ExperimentConfig, to_dict
-from vla_cl.data import DemonstrationFile, Statistics, WindowDataset, compute_statistics, demonstrations_for
+from vla_cl.data import (
+    Statistics,
+    WindowDataset,
+    check_given,
+    compute_statistics,
+    demonstrations_for,
+    given_demonstrations,
+    needed_cameras,
+    open_demonstrations,
+)
 from vla_cl.envs import EnvironmentPool
+from vla_cl.envs.assets import use_asset_roots
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
@@ -39,6 +49,7 @@ def run_experiment(config: ExperimentConfig) -> Path:
         VlaClError: Something in the configuration, the data or the machine stops it; what is done so far stays.
     """
     limit_threads(config.threads)
+    use_asset_roots(config.assets)
     suite = get_suite(config.suite)
     sequence = suite.sequence(config.order, config.length)
     run = RunFolder(config.folder)
@@ -149,8 +160,18 @@ class TaskSequence:
         self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])
 
     def demonstrations(self, task: Task) -> WindowDataset:
-        """The windows of a task's demonstrations, collected unless they are there."""
+        """The windows of a task's demonstrations: given, or collected unless they are there."""
         config = self.config
+        if config.dataset is not None:
+            own_words = config.dataset_instructions == "file"
+            return WindowDataset(
+                given_demonstrations(Path(config.dataset), self.sequence)[task.name],
+                config.policy.chunk,
+                cameras=needed_cameras(task, config.observation),
+                privileged=config.policy.privileged,
+                instructions=None if own_words else task.instructions(config.training.instructions),
+                dimensions=self.dimensions,
+            )
         started = time.perf_counter()
         path = demonstrations_for(
             task,
@@ -172,13 +193,16 @@ class TaskSequence:
     def fresh_policy(self) -> Policy:
         """An untrained policy, its normalisation frozen: declared by the suite, else taken from the first task."""
         config = self.config
+        if config.dataset is not None:
+            found = given_demonstrations(Path(config.dataset), self.sequence)
+            check_given(found, self.sequence, config.observation)
         first = self.demonstrations(self.sequence[0])
-        with DemonstrationFile(first.path) as file:
+        with open_demonstrations(first.path) as file:
             environment_state_dim = self.dimensions.get("environment_state", file.environment_state_dim)
             features = PolicyFeatures(
                 action_dim=self.dimensions.get("actions", file.action_dim),
                 agent_pos_dim=self.dimensions.get("agent_pos", file.agent_pos_dim),
-                cameras=tuple(file.cameras) if config.policy.pixels else (),
+                cameras=first.cameras if config.policy.pixels else (),
                 image_size=config.policy.image_size,
                 environment_state_dim=environment_state_dim if config.policy.privileged else 0,
             )

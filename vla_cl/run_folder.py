@@ -67,7 +67,7 @@ class RunFolder:
                 folder.mkdir(exist_ok=True)
                 remove_partial_files(folder)
             remove_partial_folders(self.path / "checkpoints")
-            write_json(self.path / "config.json", to_dict(config))
+            write_json(self.path / "config.json", {**to_dict(config), **config.dataset_identity()})
             write_json(self.path / "environment.json", _environment(self._first_date()))
             write_json(
                 self.path / "sequence.json",
@@ -86,10 +86,10 @@ class RunFolder:
         if not path.exists():
             return
         stored = flatten(json.loads(path.read_text()))
-        wanted = flatten(to_dict(config))
-        places = {"output", "data", "name", "collection.processes", "evaluation.processes"}
+        wanted = flatten({**to_dict(config), **config.dataset_identity()})
+        places = {"output", "data", "name", "dataset", "collection.processes", "evaluation.processes"}
         for key in sorted((stored.keys() | wanted.keys()) - places):
-            if stored.get(key) != wanted.get(key):
+            if not key.startswith("assets.") and stored.get(key) != wanted.get(key):
                 raise ConfigurationError(
                     f"{self.path} was run with {key}={stored.get(key)}, not {wanted.get(key)}; choose another name"
                 )

@@ -8,20 +8,34 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vla_cl.cli.output import JsonOption, PluginOption, print_json, print_table
+from vla_cl.cli.values import arguments_of
 from vla_cl.registry import load_plugins
 
 if TYPE_CHECKING:
     from vla_cl.evaluation import EpisodeRow
+
+DEFAULT_EPISODES = 50
 
 
 def evaluate(
     checkpoint: Path = typer.Argument(..., help="A run's folder (its last checkpoint), or a checkpoint's folder."),
     suite: str | None = typer.Option(None, "--suite", help="Tasks to try (default: those that the run learned)."),
     task: list[str] | None = typer.Option(None, "--task", help="Only this task; repeatable."),
-    episodes: int = typer.Option(50, "--episodes", min=1, help="Episodes of each task."),
-    split: str = typer.Option("test", "--split", help="Initial states: test, or selection to choose between models."),
-    instructions: str = typer.Option(
-        "canonical", "--instructions", help="What the policy is told: canonical, paraphrased or held_out."
+    protocol: str = typer.Option("default", "--protocol", help="A published way to evaluate: libero or libero_vla."),
+    episodes: int | None = typer.Option(
+        None, "--episodes", min=1, help="Episodes of each task (default: the protocol's, else 50)."
+    ),
+    split: str | None = typer.Option(
+        None, "--split", help="Initial states: test (default), or selection to choose between models."
+    ),
+    instructions: str | None = typer.Option(
+        None, "--instructions", help="What the policy is told: canonical (default), paraphrased, held_out or declared."
+    ),
+    horizon: int | None = typer.Option(
+        None, "--horizon", min=1, help="Steps until an episode is truncated (default: the protocol's, else the task's)."
+    ),
+    argument: list[str] | None = typer.Option(
+        None, "--argument", metavar="KEY=VALUE", help="Of the tasks' simulator, e.g. settle_steps=5; repeatable."
     ),
     seed: int = typer.Option(0, "--seed", help="Of the policy's own noise."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
@@ -43,22 +57,29 @@ def evaluate(
     vla-cl evaluate runs/mw5-lowdim-replay-seed0-1a2b3c4d --episodes 100
 
     vla-cl evaluate runs/NAME/checkpoints/stage_02 --suite cw10 --task hammer --videos films
+
+    vla-cl evaluate runs/NAME --suite libero_spatial --protocol libero_vla
     """
     load_plugins(plugin or [])
     from vla_cl.checkpoint import evaluate_checkpoint
-    from vla_cl.evaluation import EvaluationOptions, write_rows
+    from vla_cl.config import protocol_options
+    from vla_cl.evaluation import write_rows
+
+    changes = {"episodes": episodes, "split": split, "instructions": instructions, "horizon": horizon}
+    given = {key: value for key, value in changes.items() if value is not None}
+    options = protocol_options(
+        protocol,
+        **({"episodes": DEFAULT_EPISODES} if protocol == "default" else {}) | given,
+        arguments=arguments_of(argument or []),
+        videos=1 if videos else 0,
+        processes=processes,
+    )
 
     rows = evaluate_checkpoint(
         checkpoint,
         suite=suite,
         tasks=task or None,
-        options=EvaluationOptions(
-            episodes=episodes,
-            split=split,
-            instructions=instructions,
-            videos=1 if videos else 0,
-            processes=processes,
-        ),
+        options=options,
         seed=seed,
         device=device,
         rendering=rendering,

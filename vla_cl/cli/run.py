@@ -77,16 +77,24 @@ def _check(config: ExperimentConfig) -> None:
     """Fail on what can be known to be wrong before any work is done.
 
     Raises:
-        VlaClError: The suite, the order, the length, the device, the policy's parts, the strategy or one of their
-            options cannot be used.
+        VlaClError: The suite, the order, the length, the data set, the protocol, the device, the policy's parts, the strategy or one
+            of their options cannot be used.
     """
+    from vla_cl.data import given_demonstrations
+    from vla_cl.envs.assets import use_asset_roots
+    from vla_cl.evaluation import check_task
     from vla_cl.policies import BACKBONES, HEADS
     from vla_cl.policies.options import build_options
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
     from vla_cl.training import resolve_device
 
-    get_suite(config.suite).sequence(config.order, config.length)
+    use_asset_roots(config.assets)
+    for task in get_suite(config.suite).sequence(config.order, config.length):
+        check_task(task, config.evaluation, config.plugins)
+        task.instructions(config.training.instructions)
+    if config.dataset is not None:
+        given_demonstrations(Path(config.dataset), get_suite(config.suite).sequence(config.order, config.length))
     resolve_device(config.device)
     build_strategy(config.strategy["name"], config.strategy_options, config.seed)
     policy = config.policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vla_cl.errors import ConfigurationError, UnknownNameError
 
@@ -45,6 +45,27 @@ def shares_of(text: str) -> dict[str, float]:
             raise ConfigurationError(f"--into names split {name!r} twice")
         shares[name] = value
     return shares
+
+
+def arguments_of(words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of "settle_steps=5", one a word; values are read as YAML does.
+
+    Raises:
+        ConfigurationError: A word does not read like that.
+    """
+    import yaml
+
+    arguments: dict[str, Any] = {}
+    for word in words:
+        key, separator, text = word.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            separator = ""
+        if not key or not separator:
+            raise ConfigurationError(f"--argument must read like settle_steps=5, got {word!r}")
+        arguments[key] = value
+    return arguments
 
 
 def changed_rendering(options: RenderingOptions, words: Sequence[str]) -> RenderingOptions:

@@ -10,6 +10,7 @@ from vla_cl.envs.base import (
     Observation,
     ObservationOptions,
     RenderingOptions,
+    find_backend,
     make_environment,
 )
 from vla_cl.envs.chunk import ActionChunk, advance_chunk
@@ -35,5 +36,6 @@ __all__ = [
     "RenderingOptions",
     "WorkerDiedError",
     "advance_chunk",
+    "find_backend",
     "make_environment",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -294,10 +295,20 @@ def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> M
         ConfigurationError: The backend takes no such argument, or lacks one.
         RenderingError: At the first observation, if images were asked for and nothing here can draw them.
     """
+    return find_backend(spec)(spec, render_mode=render_mode, **spec.arguments)
+
+
+def find_backend(spec: EnvironmentSpec) -> Callable[..., ManipulationEnv]:
+    """The class that simulates what `spec` describes, once it is known to take the arguments.
+
+    Raises:
+        UnknownNameError: No such backend.
+        ConfigurationError: The backend takes no such argument, or lacks one.
+    """
     load_plugins(spec.plugins)
     backend = BACKENDS[spec.backend]
     try:
-        inspect.signature(backend).bind(spec, render_mode=render_mode, **spec.arguments)
+        inspect.signature(backend).bind(spec, render_mode=None, **spec.arguments)
     except TypeError as error:
         raise ConfigurationError(f"the arguments of backend {spec.backend!r} do not fit: {error}") from error
-    return backend(spec, render_mode=render_mode, **spec.arguments)
+    return backend

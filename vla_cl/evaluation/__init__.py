@@ -21,7 +21,7 @@ from vla_cl.evaluation.metrics import (
 )
 from vla_cl.evaluation.options import EvaluationOptions
 from vla_cl.evaluation.protocol import evaluate_stage, tasks_at_stage
-from vla_cl.evaluation.rollout import rollout
+from vla_cl.evaluation.rollout import check_task, rollout
 from vla_cl.evaluation.rows import EpisodeRow, read_rows, write_rows
 from vla_cl.evaluation.statistics import (
     bootstrap_interval,
@@ -39,6 +39,7 @@ __all__ = [
     "PolicyController",
     "backward_transfer",
     "bootstrap_interval",
+    "check_task",
     "continual_world_forward_transfer",
     "count_matrices",
     "evaluate_stage",

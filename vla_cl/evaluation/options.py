@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from vla_cl.envs import EnvironmentSpec
 from vla_cl.errors import ConfigurationError
+from vla_cl.tasks.task import INSTRUCTIONS
 
 
 @dataclass
@@ -15,7 +18,11 @@ class EvaluationOptions:
         episodes: Episodes of each task at each stage. Episode e always starts in the e-th initial state of the split,
             so stages, strategies and runs are compared on the same states.
         split: Initial states: "test" for what is reported, "selection" for choosing hyper-parameters.
-        instructions: "canonical", "paraphrased" or "held_out": what the policy is told, in turn.
+        instructions: What the policy is told, in turn: "canonical", "paraphrased", "held_out" or "declared", the
+            instruction of the task's own files.
+        horizon: Control steps after which an episode is truncated; None is each task's own.
+        arguments: Of the tasks' backend, in place of the tasks' own: `{"settle_steps": 5}`. They change how an episode
+            begins or runs, not what the policy was trained on.
         slots: Episodes that run at the same time. Part of the protocol, not of the machine: batches are made of
             slots, and rows do not depend on how many processes serve them.
         zero_shot: Evaluate all tasks before any training.
@@ -30,6 +37,8 @@ class EvaluationOptions:
     episodes: int = 20
     split: str = "test"
     instructions: str = "canonical"
+    horizon: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
     slots: int = 10
     zero_shot: bool = True
     upper_triangle: bool = False
@@ -49,7 +58,17 @@ class EvaluationOptions:
             )
         if self.split not in ("test", "selection"):
             raise ConfigurationError(f"evaluation.split must be test or selection, got {self.split!r}")
-        if self.instructions not in ("canonical", "paraphrased", "held_out"):
+        if self.horizon is not None and self.horizon < 1:
             raise ConfigurationError(
-                f"evaluation.instructions must be canonical, paraphrased or held_out, got {self.instructions!r}"
+                f"evaluation.horizon must be at least 1, or null for each task's own, got {self.horizon}"
             )
+        if self.instructions not in ("canonical", "paraphrased", "held_out", "declared"):
+            raise ConfigurationError(f"evaluation.instructions must be {INSTRUCTIONS}, got {self.instructions!r}")
+
+    def applied_to(self, spec: EnvironmentSpec) -> EnvironmentSpec:
+        """The recipe of a task's environment, as the evaluation wants it."""
+        return replace(
+            spec,
+            horizon=spec.horizon if self.horizon is None else self.horizon,
+            arguments={**spec.arguments, **self.arguments},
+        )

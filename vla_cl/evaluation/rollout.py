@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.data import ObservationBatch
-from vla_cl.envs import BACKENDS, EnvironmentPool, EpisodeStart, ObservationOptions, RenderingOptions
+from vla_cl.envs import BACKENDS, EnvironmentPool, EpisodeStart, ObservationOptions, RenderingOptions, find_backend
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.controller import Controller
 from vla_cl.evaluation.options import EvaluationOptions
@@ -92,6 +92,24 @@ def rollout(
     return sorted(rows, key=lambda row: row.episode)
 
 
+def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = ()) -> None:
+    """Find out, before anything is simulated, whether a task can be evaluated like this.
+
+    Raises:
+        ConfigurationError: The split holds fewer initial states than episodes are asked for, the task is not told in
+            that way, or its backend takes no such arguments.
+        UnknownNameError: Nobody registered its backend.
+    """
+    seeds = task.seeds[options.split]
+    if len(seeds) < options.episodes:
+        raise ConfigurationError(
+            f"task {task.name!r} has {len(seeds)} initial states for {options.split}; "
+            f"lower evaluation.episodes from {options.episodes}"
+        )
+    task.instructions(options.instructions)
+    find_backend(options.applied_to(task.environment_spec(plugins=plugins)))
+
+
 def _queues(
     task: Task,
     options: EvaluationOptions,
@@ -101,14 +119,10 @@ def _queues(
     record_every: int,
 ) -> dict[int, list[RunningEpisode]]:
     """The episodes that each slot will run, in order."""
+    check_task(task, options, plugins)
     seeds = task.seeds[options.split]
-    if len(seeds) < options.episodes:
-        raise ConfigurationError(
-            f"task {task.name!r} has {len(seeds)} initial states for {options.split}; "
-            f"lower evaluation.episodes from {options.episodes}"
-        )
     instructions = task.instructions(options.instructions)
-    spec = task.environment_spec(observation, rendering, plugins)
+    spec = options.applied_to(task.environment_spec(observation, rendering, plugins))
     queues: dict[int, list[RunningEpisode]] = {}
     for index in range(options.episodes):
         start = EpisodeStart(spec, seeds[index], record_every if index < options.videos else 0)

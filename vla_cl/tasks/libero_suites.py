@@ -84,7 +84,7 @@ _HEIGHTS = {
 """Metres above the floor between which the hand works: from just below the table (or on the floor) up."""
 
 _TURNED = 3.7
-"""Radians, of the rotation vector: a hand that points down is turned by pi, and LIBERO does not fold what goes beyond."""
+"""Radians, of the rotation vector: a hand that points down is turned by pi, and LIBERO does not fold what is beyond."""
 
 
 def ranges_of(suite: str) -> Ranges:

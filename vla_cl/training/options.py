@@ -25,7 +25,8 @@ class TrainingOptions:
         clip: Largest global gradient norm; 0 switches clipping off.
         ema: Decay of an exponential moving average of the weights, which is what is kept of a task; 0 switches it off.
         precision: "float32" or "bfloat16" (autocast; the weights stay float32).
-        instructions: "canonical", or "paraphrased" to train on the task's paraphrases too, episode by episode.
+        instructions: "canonical", "paraphrased" to train on the task's paraphrases too, episode by episode, or
+            "declared", the instruction of the task's own files.
         checkpoint_every: Steps between checkpoints inside a task; 0 writes them only between tasks.
         log_every: Steps between rows of the training log.
     """
@@ -53,9 +54,9 @@ class TrainingOptions:
                 raise ConfigurationError(f"training.{name} must be at least 0, got {getattr(self, name)}")
         if not 0.0 <= self.ema < 1.0:
             raise ConfigurationError(f"training.ema must be in [0, 1), got {self.ema}")
-        if self.instructions not in ("canonical", "paraphrased"):
+        if self.instructions not in ("canonical", "paraphrased", "declared"):
             raise ConfigurationError(
-                f"training.instructions must be canonical or paraphrased, got {self.instructions!r}"
+                f"training.instructions must be canonical, paraphrased or declared, got {self.instructions!r}"
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigurationError(f"training.precision must be float32 or bfloat16, got {self.precision!r}")
