@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +17,11 @@ from vla_cl.envs.libero.models import INITIAL_POSTURE
 from vla_cl.envs.libero.predicates import check_goal, holds
 from vla_cl.envs.libero.root import libero_root
 from vla_cl.envs.libero.sampling import Part
-from vla_cl.envs.libero.world import register_world
 from vla_cl.envs.libero.workspaces import workspace
+from vla_cl.envs.libero.world import register_world
 from vla_cl.envs.robosuite.control import ControlRules
 from vla_cl.envs.robosuite.env import JOINT_SLOTS, RobosuiteEnv
 from vla_cl.errors import ConfigurationError, SimulationError
-
-logger = logging.getLogger(__name__)
 
 THING_SLOTS = 12
 """`environment_state` has room for this many things' poses."""
@@ -162,15 +160,17 @@ class LiberoEnv(RobosuiteEnv):
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
         for site, name in self._lights.items():
-            self.model.site_rgba[site, 3] = float(any(self.kind(name).is_on(self.joint(j)) for j in self.joints_of(name)))
+            self.model.site_rgba[site, 3] = float(
+                any(self.kind(name).is_on(self.joint(j)) for j in self.joints_of(name))
+            )
         return super().render_camera(camera, height, width)
 
     # --- what predicates and experts look at -------------------------------------------------------------------
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> Mapping[str, Part]:
         """Regions that have a site, by name."""
-        parts: dict[str, Part] = self.raw.parts
+        parts: Mapping[str, Part] = self.raw.parts
         return parts
 
     def kind(self, name: str) -> Category:
@@ -233,8 +233,8 @@ class LiberoEnv(RobosuiteEnv):
             norms = np.linalg.norm(states[:, start : start + 4], axis=1)
             if (np.abs(norms - 1.0) > _QUATERNION_SLACK).any():
                 raise SimulationError(
-                    f"{self._states_file}: numbers {start} to {start + 3} are no rotation of {name!r}; the states belong "
-                    f"to another task than {self.problem_name}"
+                    f"{self._states_file}: numbers {start} to {start + 3} are no rotation of {name!r}; "
+                    f"the states belong to another task than {self.problem_name}"
                 )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vla_cl.envs.libero.bddl import Region
+from vla_cl.envs.libero.bddl_regions import Region
 from vla_cl.envs.libero.catalogue import category
 from vla_cl.envs.libero.standins import stand_in
 from vla_cl.envs.libero.workspaces import MOUNTED, ON_THE_GROUND, Workspace
@@ -61,8 +61,6 @@ def model_classes() -> ModelClasses:
         def __init__(self, file: Path, assets: Path, textures: dict[str, Path]) -> None:
             self._assets, self._textures = assets, textures
             super().__init__(str(file))
-            if self.floor is None:
-                self.floor = self.worldbody.find("./body[@name='floor']")
 
         def resolve_asset_dependency(self) -> None:
             super().resolve_asset_dependency()
@@ -77,7 +75,8 @@ def model_classes() -> ModelClasses:
             "default_base": property(lambda self: base),
             "init_qpos": property(lambda self: np.array(INITIAL_POSTURE)),
         }
-        return register_robot_class("FixedBaseRobot")(type(class_name, (Panda,), members))
+        panda: type = register_robot_class("FixedBaseRobot")(type(class_name, (Panda,), members))
+        return panda
 
     upright_panda(MOUNTED, "RethinkMount")
     upright_panda(ON_THE_GROUND, "NullMount")
@@ -108,9 +107,7 @@ def build_room(workspace: Workspace, assets: Path) -> Any:
     if workspace.table is not None:
         _stretch_table(room, workspace)
     room.set_origin([0, 0, 0])
-    room.set_camera(
-        camera_name="agentview", pos=list(workspace.camera_position), quat=list(workspace.camera_rotation)
-    )
+    room.set_camera(camera_name="agentview", pos=list(workspace.camera_position), quat=list(workspace.camera_rotation))
     return room
 
 

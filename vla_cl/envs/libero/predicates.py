@@ -31,7 +31,9 @@ _MIDDLE = 0.03  # metres between the middles of two things, one on the other
 class View(Protocol):
     """What predicates look at."""
 
-    parts: Mapping[str, Part]
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """Regions that have a site, by name."""
 
     def position(self, name: str) -> Vector:
         """Where a thing's body is (3,), in metres."""

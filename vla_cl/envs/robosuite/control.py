@@ -160,7 +160,7 @@ class ArmControl:
             told = np.asarray(self._gripper.format_action(np.array([command])))
             return np.clip(told, -1.0, 1.0)[None]
         moved = np.arange(1, self._physics_steps + 1)[:, None] * (speed * np.sign(command))
-        told = np.clip(self.gripper_command + moved * self._finger_signs, -1.0, 1.0)
+        told: NDArray[np.float64] = np.clip(self.gripper_command + moved * self._finger_signs, -1.0, 1.0)
         self.gripper_command = told[-1]
         return told
 
