@@ -125,7 +125,7 @@ class ExperimentConfig:
         root = Path(self.dataset)
         tasks = get_suite(self.suite).sequence(self.order, self.length)
         checksum = given_checksum(root, tasks) if root.exists() else ""
-        return {"dataset_checksum": checksum, "dataset_instructions": self.dataset_instructions}
+        return {"dataset_checksum": checksum, "dataset_words": self.dataset_instructions}
 
     @property
     def folder(self) -> Path:

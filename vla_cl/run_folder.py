@@ -87,7 +87,8 @@ class RunFolder:
             return
         stored = flatten(json.loads(path.read_text()))
         wanted = flatten({**to_dict(config), **config.dataset_identity()})
-        places = {"output", "data", "name", "dataset", "collection.processes", "evaluation.processes"}
+        places = {"output", "data", "name", "dataset", "dataset_instructions"}
+        places |= {"collection.processes", "evaluation.processes"}
         for key in sorted((stored.keys() | wanted.keys()) - places):
             if not key.startswith("assets.") and stored.get(key) != wanted.get(key):
                 raise ConfigurationError(

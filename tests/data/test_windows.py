@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from vla_cl.data import ConcatenatedWindows, Episode, WindowDataset
-from vla_cl.data.columns import FileColumn, Hdf5Column, MemoryColumn, compressed_column
+from vla_cl.data.columns import FileColumn, Hdf5Column, MemoryColumn, Run, compressed_column
 from vla_cl.errors import ConfigurationError, DataFileError
 
 LENGTHS = (5, 9, 3)
@@ -171,7 +171,7 @@ def test_ways_of_reading_agree(tmp_path: Path) -> None:
         columns = (
             MemoryColumn(values),
             FileColumn(file, starts, offsets, (11,), np.dtype(np.float64)),
-            Hdf5Column(file, starts, [run.name for run in runs], runs[0]),
+            Hdf5Column(file, [run.name for run in runs], starts, np.zeros_like(starts), (11,), np.dtype(np.float64)),
         )
     rows = np.array([16, 0, 5, 4, 14, 13, 0])
     for column in columns:
@@ -190,7 +190,8 @@ def test_images_compressed_one_by_one_are_unpacked_as_hdf5_does(tmp_path: Path) 
             hdf5.create_dataset(name, data=part, chunks=(1, 16, 16, 3), compression="gzip")
         hdf5["data/demo_1/obs/a_image"].id.write_direct_chunk((2, 0, 0, 0), images[9].tobytes(), filter_mask=1)
     with h5py.File(path, "r") as hdf5:
-        column = compressed_column(path, [hdf5[f"data/demo_{index}/obs/a_image"] for index in range(2)])
+        datasets = [hdf5[f"data/demo_{index}/obs/a_image"] for index in range(2)]
+        column = compressed_column(path, [Run(dataset, 0, len(dataset)) for dataset in datasets])
     assert (column.sizes < 0).tolist() == [row == 9 for row in range(12)]
     rows = np.array([11, 0, 6, 7, 9, 0])
     np.testing.assert_array_equal(column.read(rows), images[rows])

@@ -77,8 +77,8 @@ def _check(config: ExperimentConfig) -> None:
     """Fail on what can be known to be wrong before any work is done.
 
     Raises:
-        VlaClError: The suite, the order, the length, the data set, the protocol, the device, the policy's parts, the strategy or one
-            of their options cannot be used.
+        VlaClError: The suite, the order, the length, the protocol, the data set, the device, the policy's parts, the
+            strategy or one of their options cannot be used.
     """
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots

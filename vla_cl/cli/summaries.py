@@ -36,7 +36,7 @@ def _row(summary: FileSummary) -> list[str]:
         _steps(summary),
         _cameras(summary),
         f"{summary.bytes_total / summary.demonstrations / MEGABYTE:.2f}",
-        "ok" if summary.intact else "WRONG",
+        "-" if summary.intact is None else "ok" if summary.intact else "WRONG",
     ]
 
 
@@ -45,23 +45,24 @@ def print_summary(summary: FileSummary) -> None:
     each = summary.demonstrations
     parts = ", ".join(f"{name} {size / each / MEGABYTE:.3f}" for name, size in summary.bytes_parts.items())
     versions = ", ".join(_version(name, found, summary) for name, found in summary.versions.items())
-    noise = "mixed" if summary.action_noise is None else f"{summary.action_noise:g}"
-    first, last = summary.seeds
+    noise = "mixed or unknown" if summary.action_noise is None else f"{summary.action_noise:g}"
+    seeds = summary.seeds and f"{summary.seeds[0]} to {summary.seeds[1]}, {summary.distinct_seeds} different"
+    judged = {None: ", nothing to compare it with", True: ", right", False: ", WRONG: changed after it was written"}
     facts: dict[str, Any] = {
         "file": summary.path,
+        "layout": summary.layout + ("" if summary.schema_version is None else f", version {summary.schema_version}"),
         "task": f"{summary.task}: {summary.instruction}",
         "backend": summary.backend,
-        "expert": f"{summary.expert}, action noise {noise}",
+        "expert": f"{summary.expert or 'unknown'}, action noise {noise}",
         "demonstrations": f"{each}, {summary.successes} of them successful",
         "steps": f"{_steps(summary)} a demonstration, {summary.steps} in all",
-        "seeds": f"{first} to {last}, {summary.distinct_seeds} different",
+        "seeds": seeds or "unknown",
         "cameras": _cameras(summary),
         "privileged state": "yes" if summary.privileged else "no",
         "size": f"{summary.bytes_total / MEGABYTE:.1f} MB, {summary.bytes_total / each / MEGABYTE:.3f} each: {parts}",
         "splits": ", ".join(f"{name} {count}" for name, count in summary.splits.items()) or "none",
-        "schema version": summary.schema_version,
-        "versions": versions,
-        "checksum": summary.checksum[:12] + (", right" if summary.intact else ", WRONG: changed after it was written"),
+        "versions": versions or "unknown",
+        "checksum": summary.checksum[:12] + judged[summary.intact],
     }
     for name, fact in facts.items():
         results().print(f"{name:<17} {fact}", markup=False, soft_wrap=True)

@@ -7,17 +7,20 @@ from vla_cl.data.batch import Batch, ObservationBatch, concatenate
 from vla_cl.data.collect import collect_demonstrations
 from vla_cl.data.concatenation import ConcatenatedWindows
 from vla_cl.data.demonstrations import DemonstrationFile
+from vla_cl.data.given import check_given, check_instructions, given_checksum, given_demonstrations, needed_cameras
 from vla_cl.data.hdf5 import write_demonstrations
 from vla_cl.data.inspect import ActionStatistics, FileSummary, inspect_demonstrations
 from vla_cl.data.library import demonstration_files, demonstrations_for, demonstrations_path
 from vla_cl.data.merge import Merged, merge_demonstrations
 from vla_cl.data.normalisation import Statistics, VectorStatistics, compute_statistics
+from vla_cl.data.opening import open_demonstrations
 from vla_cl.data.picture import demonstration_sheet
 from vla_cl.data.replay import ReplayMemory
 from vla_cl.data.rerender import rerender
 from vla_cl.data.resimulate import Divergence, resimulate
 from vla_cl.data.sampling import batch_indices, epoch_order
 from vla_cl.data.schema import Episode, Header
+from vla_cl.data.source import Demonstrations
 from vla_cl.data.split import split_files, split_indices, split_masks, split_paths
 from vla_cl.data.validate import Validation, validate_demonstrations
 from vla_cl.data.windows import WindowDataset
@@ -28,6 +31,7 @@ __all__ = [
     "CollectionOptions",
     "ConcatenatedWindows",
     "DemonstrationFile",
+    "Demonstrations",
     "Divergence",
     "Episode",
     "FileSummary",
@@ -40,6 +44,8 @@ __all__ = [
     "VectorStatistics",
     "WindowDataset",
     "batch_indices",
+    "check_given",
+    "check_instructions",
     "collect_demonstrations",
     "compute_statistics",
     "concatenate",
@@ -48,8 +54,12 @@ __all__ = [
     "demonstrations_for",
     "demonstrations_path",
     "epoch_order",
+    "given_checksum",
+    "given_demonstrations",
     "inspect_demonstrations",
     "merge_demonstrations",
+    "needed_cameras",
+    "open_demonstrations",
     "rerender",
     "resimulate",
     "split_files",

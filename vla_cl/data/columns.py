@@ -10,19 +10,32 @@ import abc
 import os
 import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.errors import DataFileError
 
 MEMORY_LIMIT = 64 * 2**20
 """Bytes up to which a quantity of numbers (not images) is kept in memory."""
+
+
+class Run(NamedTuple):
+    """Rows of one dataset that follow each other.
+
+    Args:
+        dataset: Where they are.
+        first: The first of them.
+        length: How many there are.
+    """
+
+    dataset: h5py.Dataset
+    first: int
+    length: int
 
 
 class Column(abc.ABC):
@@ -74,13 +87,46 @@ class WidenedColumn(Column):
         return np.pad(narrow, ((0, 0), (0, self.row_shape[0] - narrow.shape[1])))
 
 
+class JoinedColumn(Column):
+    """Vectors made of several ones, side by side, as float32.
+
+    Args:
+        columns: The parts (D_k,), in order.
+        limit: Size to which every number is cut; None leaves them.
+    """
+
+    def __init__(self, columns: Sequence[Column], limit: float | None = None) -> None:
+        self._columns, self._limit = tuple(columns), limit
+        width = sum(column.row_shape[0] for column in columns)
+        self.row_shape, self.dtype = (width,), np.dtype(np.float32)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        joined = np.concatenate([column.read(rows).astype(np.float32) for column in self._columns], axis=1)
+        return joined if self._limit is None else joined.clip(-self._limit, self._limit)
+
+
+class FlippedColumn(Column):
+    """Images whose rows are stored from the bottom up, as OpenGL draws them, turned upright.
+
+    Args:
+        column: Images (H, W, C).
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self.row_shape, self.dtype = column.row_shape, column.dtype
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return np.ascontiguousarray(self._column.read(rows)[:, ::-1])
+
+
 class FileColumn(Column):
-    """Rows that lie contiguously in the file, one run an episode.
+    """Rows that lie contiguously in the file, run by run.
 
     Args:
         path: The file.
-        starts: (E,) first row of each episode.
-        offsets: (E,) position of that row in the file, in bytes.
+        starts: (R,) first row of each run.
+        offsets: (R,) position of that row in the file, in bytes.
         row_shape: Shape of a row.
         dtype: Type of its numbers, in this machine's byte order.
     """
@@ -100,8 +146,8 @@ class FileColumn(Column):
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         size = self.row_bytes
-        episodes = np.searchsorted(self.starts, rows, side="right") - 1
-        positions = (self.offsets[episodes] + (rows - self.starts[episodes]) * size).tolist()
+        runs = np.searchsorted(self.starts, rows, side="right") - 1
+        positions = (self.offsets[runs] + (rows - self.starts[runs]) * size).tolist()
         values = np.empty((len(rows), *self.row_shape), self.dtype)
         memory = values.reshape(-1).view(np.uint8).data
         for index, position in enumerate(positions):
@@ -150,11 +196,28 @@ class CompressedColumn(Column):
 
 
 class Hdf5Column(Column):
-    """Rows that only HDF5 knows how to find: chunked, compressed, or in another byte order."""
+    """Rows that only HDF5 knows how to find: in chunks of several, compressed otherwise, or in another byte order.
 
-    def __init__(self, path: Path, starts: NDArray[np.int64], names: Sequence[str], dataset: h5py.Dataset) -> None:
-        self.path, self.starts, self.names = path, starts, tuple(names)
-        self.row_shape, self.dtype = dataset.shape[1:], dataset.dtype.newbyteorder("=")
+    Args:
+        path: The file.
+        names: (R,) the dataset of each run.
+        starts: (R,) the row that each run begins with.
+        firsts: (R,) where in its dataset that row is.
+        row_shape: Shape of a row.
+        dtype: Type of its numbers, in any byte order.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        starts: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        row_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.path, self.names, self.starts, self.firsts = path, tuple(names), starts, firsts
+        self.row_shape, self.dtype = row_shape, dtype.newbyteorder("=")
         self._file: h5py.File | None = None
         self._process = 0
 
@@ -162,33 +225,39 @@ class Hdf5Column(Column):
         if self._file is None or self._process != os.getpid():  # HDF5 handles do not survive a fork
             self._file, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
         values = np.empty((len(rows), *self.row_shape), self.dtype)
-        for index, row in enumerate(rows.tolist()):
-            episode = int(np.searchsorted(self.starts, row, side="right")) - 1
-            values[index] = self._file[self.names[episode]][row - int(self.starts[episode])]
+        runs = np.searchsorted(self.starts, rows, side="right") - 1
+        places = (self.firsts[runs] + rows - self.starts[runs]).tolist()
+        for index in np.argsort(rows, kind="stable").tolist():  # neighbours share a chunk, which HDF5 unpacks once
+            values[index] = self._file[self.names[runs[index]]][places[index]]
         return values
 
 
-def open_column(file: DemonstrationFile, name: str, episodes: Iterable[int]) -> Column:
-    """The quantity `name` ("actions", "obs/agent_pos") of some episodes, by the cheapest way that reads it."""
-    datasets = [file.dataset(episode, name) for episode in episodes]
-    first = datasets[0]
-    lengths = np.array([len(dataset) for dataset in datasets], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    if first.ndim <= 2 and sum(dataset.nbytes for dataset in datasets) <= MEMORY_LIMIT:
-        return MemoryColumn(np.concatenate([dataset[()] for dataset in datasets]))
-    offsets = [dataset.id.get_offset() for dataset in datasets]
-    plain = all(offset is not None for offset in offsets) and first.dtype.isnative and first.file.userblock_size == 0
-    if plain:
-        return FileColumn(file.path, starts, np.array(offsets, np.int64), first.shape[1:], first.dtype)
-    if first.dtype.isnative and first.file.userblock_size == 0 and all(map(_is_compressed_by_row, datasets)):
-        return compressed_column(file.path, datasets)
-    return Hdf5Column(file.path, starts, [dataset.name for dataset in datasets], first)
+def open_column(path: Path, runs: Sequence[Run]) -> Column:
+    """The rows of some runs, end to end, by the cheapest way that reads them; runs are not empty."""
+    first = runs[0].dataset
+    counts = np.array([run.length for run in runs], np.int64)
+    starts = np.cumsum(counts) - counts
+    shape, dtype = first.shape[1:], first.dtype
+    row_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if first.ndim <= 2 and int(counts.sum()) * row_bytes <= MEMORY_LIMIT:
+        rows = [run.dataset[run.first : run.first + run.length] for run in runs]
+        return MemoryColumn(np.concatenate(rows).astype(dtype.newbyteorder("="), copy=False))
+    offsets = [run.dataset.id.get_offset() for run in runs]
+    native = all(run.dataset.dtype == dtype and dtype.isnative for run in runs) and first.file.userblock_size == 0
+    if native and all(offset is not None for offset in offsets):
+        places = [offset + run.first * row_bytes for offset, run in zip(offsets, runs, strict=True)]
+        return FileColumn(path, starts, np.array(places, np.int64), shape, dtype)
+    if native and all(_is_compressed_by_row(run.dataset) for run in runs):
+        return compressed_column(path, runs)
+    names, firsts = [run.dataset.name for run in runs], np.array([run.first for run in runs], np.int64)
+    return Hdf5Column(path, names, starts, firsts, shape, dtype)
 
 
-def compressed_column(path: Path, datasets: Sequence[h5py.Dataset]) -> CompressedColumn:
-    """The rows of datasets, end to end, each of which is compressed row by row."""
-    places = np.concatenate([_chunk_places(dataset) for dataset in datasets])
-    return CompressedColumn(path, places[:, 0], places[:, 1], datasets[0].shape[1:], datasets[0].dtype)
+def compressed_column(path: Path, runs: Sequence[Run]) -> CompressedColumn:
+    """The rows of runs, end to end, of datasets that are compressed row by row."""
+    first = runs[0].dataset
+    places = np.concatenate([_chunk_places(run.dataset)[run.first : run.first + run.length] for run in runs])
+    return CompressedColumn(path, places[:, 0], places[:, 1], first.shape[1:], first.dtype)
 
 
 def _is_compressed_by_row(dataset: h5py.Dataset) -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from vla_cl.data.integrity import CHECKSUM, content_checksum, damage_reported, open_safely
+from vla_cl.data.columns import Column, Run, open_column
+from vla_cl.data.integrity import CHECKSUM, content_checksum, damage_reported
 from vla_cl.data.schema import (
     AGENT_POS,
     ENVIRONMENT_STATE,
@@ -25,80 +23,24 @@ from vla_cl.data.schema import (
     demonstration_name,
     image_key,
 )
+from vla_cl.data.source import Demonstrations
 from vla_cl.envs import EnvironmentSpec, ObservationOptions, RenderingOptions
 from vla_cl.errors import DataFileError
 
 
-class DemonstrationFile:
-    """A demonstration file, open for reading; use it as a context manager.
+class DemonstrationFile(Demonstrations):
+    """A demonstration file that this package wrote (see `vla_cl.data.schema`)."""
 
-    Opening checks the structure (types and shapes of every dataset), not the values: `verify` does that.
+    layout = "vla_cl"
 
-    Attributes:
-        path: Where it lies.
-        header: What is said once about all demonstrations.
-        checksum: SHA-256 of the content, as written.
-        lengths: (n_episodes,) int64, transitions of each demonstration.
-        seeds: (n_episodes,) int64, the initial-state seed of each.
-        action_dim: A.
-        agent_pos_dim: S.
-        environment_state_dim: E, 0 without privileged state.
-        state_dim: N.
-
-    Raises:
-        DataFileError: The file is absent, truncated, foreign, inconsistent, or points out of itself.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._file = open_safely(self.path)
-        try:
-            with damage_reported(self.path):
-                self._read_header()
-                self._check_structure()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> DemonstrationFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; attributes stay readable."""
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.header.task
-
-    @property
-    def instruction(self) -> str:
-        """What the robot is told."""
-        return self.header.instruction
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """The cameras whose images are stored."""
-        return tuple(self.header.observation["cameras"])
+    def _read(self) -> None:
+        self._read_header()
+        self._check_structure()
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
         """The keys of what was seen: "agent_pos", "front_image"."""
         return tuple(self._file["data/demo_0/obs"])
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images, in pixels."""
-        return int(self.header.observation["image_size"])
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -127,21 +69,12 @@ class DemonstrationFile:
                 **self.header.environment, observation=observation, rendering=rendering, plugins=tuple(plugins)
             )
 
-    def dataset(self, episode: int, name: str) -> h5py.Dataset:
-        """A dataset of one demonstration, `name` as in "actions" or "obs/agent_pos"."""
-        return self._file[f"data/{demonstration_name(episode)}/{name}"]
-
-    def storage(self) -> Iterator[tuple[str, int]]:
-        """Every dataset of every demonstration, as in "states" or "obs/agent_pos", and its bytes in the file."""
-        for index in range(len(self)):
-            for place in ("", "obs", "next_obs", "last_obs"):
-                group = self._file[f"data/{demonstration_name(index)}"].get(place or ".", {})
-                for key, thing in group.items():
-                    if isinstance(thing, h5py.Dataset):
-                        yield f"{place}/{key}".lstrip("/"), thing.id.get_storage_size()
+    def column(self, key: str, episodes: Sequence[int]) -> Column:
+        name = key if key == "actions" else f"obs/{key}"
+        datasets = [self.dataset(episode, name) for episode in episodes]
+        return open_column(self.path, [Run(dataset, 0, len(dataset)) for dataset in datasets])
 
     def episode(self, index: int, keys: Collection[str] | None = None) -> Episode:
-        """One demonstration in memory, with all observations or with those of some `keys`."""
         with damage_reported(self.path):
             group = self._file[f"data/{demonstration_name(index)}"]
             observations = {
@@ -161,32 +94,13 @@ class DemonstrationFile:
             )
 
     @property
-    def splits(self) -> dict[str, NDArray[np.int64]]:
-        """Indices of the demonstrations of each `mask/<name>`, in order.
-
-        Raises:
-            DataFileError: A mask names a demonstration that is not there, or one twice.
-        """
-        with damage_reported(self.path):
-            masks = {name: [each.decode() for each in mask[()]] for name, mask in self._file.get("mask", {}).items()}
-        positions = {demonstration_name(index): index for index in range(len(self))}
-        for split, names in masks.items():
-            unknown = [name for name in names if name not in positions]
-            if unknown or len(set(names)) < len(names):
-                what = f"{unknown[0]}, which is not there" if unknown else "a demonstration twice"
-                raise DataFileError(f"{self.path}: mask/{split} names {what}; split it again (vla-cl data split)")
-        return {split: np.array(sorted(positions[name] for name in names), np.int64) for split, names in masks.items()}
-
-    def split(self, name: str) -> NDArray[np.int64]:
-        """Indices of the demonstrations of `mask/<name>` ("train", "valid"), in order.
-
-        Raises:
-            DataFileError: There is no such split, or a mask is damaged.
-        """
-        splits = self.splits
-        if name not in splits:
-            raise DataFileError(f"{self.path} has no split {name!r}; it has: {', '.join(splits) or 'none'}")
-        return splits[name]
+    def intact(self) -> bool:
+        """Whether the content has the checksum that it was written with; reads all of it."""
+        try:
+            self.verify()
+        except DataFileError:
+            return False
+        return True
 
     def verify(self) -> None:
         """Read everything and compare it with the checksum.
@@ -205,8 +119,8 @@ class DemonstrationFile:
     def _read_header(self) -> None:
         if "data" not in self._file or self._file["data"].attrs.get("schema") != SCHEMA:
             raise DataFileError(
-                f"{self.path} was not written by vla_cl (data/ has no attribute schema = {SCHEMA!r}); "
-                "collect demonstrations with vla-cl collect"
+                f"{self.path} was not written by vla_cl (data/ has no attribute schema = {SCHEMA!r}), and it is "
+                "neither robomimic's (env_args) nor LIBERO's (problem_info); collect demonstrations with vla-cl collect"
             )
         attributes = self._file["data"].attrs
         version = int(attributes["schema_version"])
@@ -233,6 +147,7 @@ class DemonstrationFile:
                 raise self._broken(f"data/{name} is missing")
             lengths.append(int(data[name].attrs["num_samples"]))
             seeds.append(int(data[name].attrs["seed"]))
+        self.names = tuple(map(demonstration_name, range(len(data))))
         self.lengths = np.array(lengths, np.int64)
         self.seeds = np.array(seeds, np.int64)
         self.action_dim = self._width(data["demo_0"], "actions")

@@ -114,8 +114,8 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     if episode.model_file:
         group.attrs["model_file"] = episode.model_file
     for name, values in vectors.items():
-        if name == "states":  # most of a state stands still, so that it all but vanishes
-            _write_compressed(group, name, values, rows_a_chunk=length)
+        if name == "states" and values.size:  # most of a state stands still, so that it all but vanishes
+            write_compressed(group, name, values, rows_a_chunk=length)
         else:
             group.create_dataset(name, data=values)
     dones = np.zeros(length, np.uint8)
@@ -124,17 +124,17 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
     for key, values in episode.observations.items():
         if len(values) != length + 1:
             raise DataFileError(f"{group.name}/obs/{key} has {len(values)} rows, needs one more than {length} actions")
-        _write_observation(group, key, values)
+        write_observation(group, key, values)
 
 
-def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> None:
-    """obs and next_obs of T + 1 rows; images are stored once, each compressed, and next_obs is a view of them."""
+def write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> None:
+    """Write obs and next_obs of T + 1 rows; images are stored once, each compressed, and next_obs is a view of them."""
     length = len(values) - 1
     if not key.endswith(IMAGE_SUFFIX):
         group.create_dataset(f"obs/{key}", data=values[:-1])
         group.create_dataset(f"next_obs/{key}", data=values[1:])
         return
-    now = _write_compressed(group, f"obs/{key}", values[:-1], rows_a_chunk=1)
+    now = write_compressed(group, f"obs/{key}", values[:-1], rows_a_chunk=1)
     last = group.create_dataset(f"last_obs/{key}", data=values[-1:])
     layout = h5py.VirtualLayout(now.shape, now.dtype)
     if length > 1:
@@ -143,8 +143,8 @@ def _write_observation(group: h5py.Group, key: str, values: NDArray[Any]) -> Non
     group.require_group("next_obs").create_virtual_dataset(key, layout)
 
 
-def _write_compressed(group: h5py.Group, name: str, values: NDArray[Any], rows_a_chunk: int) -> h5py.Dataset:
-    """A dataset in chunks of some rows, which divide them all, each compressed here and handed to HDF5 as it is.
+def write_compressed(group: h5py.Group, name: str, values: NDArray[Any], rows_a_chunk: int) -> h5py.Dataset:
+    """Write a dataset in chunks of some rows, which divide them all, each compressed here and then handed to HDF5.
 
     HDF5's own compression works when its cache of chunks is flushed, and when the disk is full by then, the library
     crashes (1.14).

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.integrity import damage_reported
-from vla_cl.data.schema import IMAGE_SUFFIX, SCHEMA_VERSION, installed_versions
-from vla_cl.errors import DataFileError
+from vla_cl.data.opening import open_demonstrations
+from vla_cl.data.schema import SCHEMA_VERSION, UNKNOWN_SEED, installed_versions
+from vla_cl.data.source import Demonstrations
 
 SATURATED = 1.0 - 1e-6
 """Actions at least this large in size are at the end of their range."""
@@ -42,12 +42,13 @@ class FileSummary:
 
     Args:
         path: The file.
+        layout: "vla_cl", "robomimic" or "libero".
         task, instruction, expert, backend: Of all demonstrations.
         demonstrations: How many there are.
         steps: Transitions in all.
         steps_minimum, steps_mean, steps_maximum: Transitions of a demonstration.
         successes: Demonstrations whose last transition is marked as done, which collection does when it succeeded.
-        seeds: Smallest and largest initial-state seed.
+        seeds: Smallest and largest initial-state seed; None where nobody knows them.
         distinct_seeds: How many different initial states there are.
         action_noise: Standard deviation of the noise on executed actions; None where it is not one number.
         actions: Of the stored actions.
@@ -58,14 +59,15 @@ class FileSummary:
         bytes_parts: How it splits into pixels, states, actions, proprioception and so on; "structure" is the rest, with
             the model's XML.
         splits: Demonstrations in each split.
-        schema_version: Of the file's layout.
+        schema_version: Of the file's layout; None where it is not ours.
         versions: For each recorded package the version in the file; where they differ, `versions_here` has another.
         versions_here: Installed versions of the packages that matter.
-        checksum: As written.
-        intact: Whether the content still has this checksum.
+        checksum: As written; of others' files what tells them apart: size, attributes, shapes and actions.
+        intact: Whether the content still has this checksum; None for others' files, which hold none.
     """
 
     path: Path
+    layout: str
     task: str
     instruction: str
     expert: str
@@ -76,7 +78,7 @@ class FileSummary:
     steps_mean: float
     steps_maximum: int
     successes: int
-    seeds: tuple[int, int]
+    seeds: tuple[int, int] | None
     distinct_seeds: int
     action_noise: float | None
     actions: ActionStatistics
@@ -86,11 +88,11 @@ class FileSummary:
     bytes_total: int
     bytes_parts: dict[str, int]
     splits: dict[str, int]
-    schema_version: int
+    schema_version: int | None
     versions: dict[str, str]
     versions_here: dict[str, str]
     checksum: str
-    intact: bool
+    intact: bool | None
 
 
 def inspect_demonstrations(path: Path) -> FileSummary:
@@ -99,11 +101,13 @@ def inspect_demonstrations(path: Path) -> FileSummary:
     Raises:
         DataFileError: The file cannot be used. A wrong checksum is no error here, but reported.
     """
-    with DemonstrationFile(path) as file, damage_reported(file.path):
+    with open_demonstrations(path) as file, damage_reported(file.path):
         lengths = file.lengths
+        known = file.seeds[file.seeds != UNKNOWN_SEED]
         noise = file.header.collection.get("action_noise")
         return FileSummary(
             path=file.path,
+            layout=file.layout,
             task=file.task,
             instruction=file.instruction,
             expert=file.header.expert,
@@ -113,22 +117,22 @@ def inspect_demonstrations(path: Path) -> FileSummary:
             steps_minimum=int(lengths.min()),
             steps_mean=float(lengths.mean()),
             steps_maximum=int(lengths.max()),
-            successes=sum(bool(file.dataset(index, "dones")[-1]) for index in range(len(file))),
-            seeds=(int(file.seeds.min()), int(file.seeds.max())),
-            distinct_seeds=len(np.unique(file.seeds)),
+            successes=sum(map(file.succeeded, range(len(file)))),
+            seeds=(int(known.min()), int(known.max())) if len(known) else None,
+            distinct_seeds=len(np.unique(known)),
             action_noise=None if noise is None else float(noise),
-            actions=action_statistics(file.dataset(index, "actions")[()] for index in range(len(file))),
+            actions=action_statistics(map(file.actions, range(len(file)))),
             cameras=file.cameras,
             image_size=file.image_size,
             privileged=file.environment_state_dim > 0,
             bytes_total=file.path.stat().st_size,
             bytes_parts=_bytes(file),
             splits={name: len(indices) for name, indices in file.splits.items()},
-            schema_version=SCHEMA_VERSION,
+            schema_version=SCHEMA_VERSION if file.layout == "vla_cl" else None,
             versions=dict(file.header.versions),
             versions_here=installed_versions(),
             checksum=file.checksum,
-            intact=_intact(file),
+            intact=file.intact,
         )
 
 
@@ -164,23 +168,16 @@ def action_statistics(blocks: Iterator[NDArray[np.float32]]) -> ActionStatistics
     )
 
 
-def _bytes(file: DemonstrationFile) -> dict[str, int]:
+def _bytes(file: Demonstrations) -> dict[str, int]:
     """Bytes on the disk by what they hold, largest first."""
     parts: dict[str, int] = {}
     for name, size in file.storage():
         key = name.rsplit("/", 1)[-1]
-        kind = "pixels" if key.endswith(IMAGE_SUFFIX) else "actions" if key == "executed_actions" else key
+        images = "/" in name and len(file.dataset(0, name).shape) == 4
+        kind = "pixels" if images else "actions" if key == "executed_actions" else key
         parts[kind] = parts.get(kind, 0) + size
     parts["structure"] = file.path.stat().st_size - sum(parts.values())
     return dict(sorted(parts.items(), key=lambda part: -part[1]))
-
-
-def _intact(file: DemonstrationFile) -> bool:
-    try:
-        file.verify()
-    except DataFileError:
-        return False
-    return True
 
 
 def as_json(summary: FileSummary) -> dict[str, Any]:

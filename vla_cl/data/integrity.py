@@ -8,7 +8,8 @@ is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vla_cl.data.schema import canonical_json
 from vla_cl.errors import DataFileError
 
 CHECKSUM = "checksum"
+AGAIN = "delete it and collect again, or fetch it again from where it came"
 _SLAB_BYTES = 16 * 2**20
 
 
@@ -33,7 +35,7 @@ def open_safely(path: Path) -> h5py.File:
     if not path.is_file():
         raise DataFileError(f"{path} does not exist; collect demonstrations first (vla-cl collect)")
     if not h5py.is_hdf5(path):
-        raise DataFileError(f"{path} is not an HDF5 file (no HDF5 signature); delete it and collect again")
+        raise DataFileError(f"{path} is not an HDF5 file (no HDF5 signature); {AGAIN}")
     with damage_reported(path):
         file = h5py.File(path, "r", locking=False)
         try:
@@ -51,7 +53,7 @@ def damage_reported(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error).splitlines()[0]})"
-        raise DataFileError(f"{path} is {reason}; delete it and collect again") from error
+        raise DataFileError(f"{path} is {reason}; {AGAIN}") from error
 
 
 def _refuse_foreign_storage(file: h5py.File, path: Path) -> None:
@@ -71,10 +73,14 @@ def _refuse_foreign_storage(file: h5py.File, path: Path) -> None:
             raise DataFileError(f"{path}: {name} is a view of another file, which is never read; store the data itself")
 
 
-def content_checksum(file: h5py.File) -> str:
+def content_checksum(file: h5py.File, values: Callable[[str], bool] = lambda name: True) -> str:
     """SHA-256 of everything that a reader can see under `data` and `mask`: names, attributes, types, shapes, values.
 
     Two files with one checksum hold the same demonstrations, however their bytes are arranged on the disk.
+
+    Args:
+        file: An open file.
+        values: Whether the values of a dataset count, by its name; everything else counts of all.
     """
     digest = hashlib.sha256()
     names: list[str] = []
@@ -86,7 +92,7 @@ def content_checksum(file: h5py.File) -> str:
         if isinstance(thing, h5py.Dataset):
             head |= {"dtype": thing.dtype.str, "shape": list(thing.shape)}
         digest.update(canonical_json(head).encode())
-        if isinstance(thing, h5py.Dataset):
+        if isinstance(thing, h5py.Dataset) and values(name):
             for slab in _slabs(thing):
                 digest.update(slab)
     return digest.hexdigest()
@@ -103,4 +109,11 @@ def _slabs(dataset: h5py.Dataset) -> Iterator[bytes | memoryview]:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    """An attribute as JSON; what JSON has no words for is described."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return repr(value)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.integrity import damage_reported
-from vla_cl.data.schema import demonstration_name, image_key
+from vla_cl.data.opening import open_demonstrations
+from vla_cl.data.schema import UNKNOWN_SEED, image_key
+from vla_cl.data.source import Demonstrations
 from vla_cl.errors import DataFileError
 from vla_cl.tasks.panels import CHARACTER_WIDTH, GAP, labelled_panel, write_grid
 
@@ -38,7 +39,7 @@ def demonstration_sheet(paths: Sequence[Path], output: Path, *, demonstrations: 
     """
     panels = []
     for path in paths:
-        with DemonstrationFile(path) as file:
+        with open_demonstrations(path) as file:
             if not file.cameras:
                 raise DataFileError(f"{path} stores no images; draw some with vla-cl data rerender")
             with damage_reported(file.path):
@@ -51,16 +52,16 @@ def spread(count: int, wanted: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, max(0, min(count, wanted)))})
 
 
-def _panel(file: DemonstrationFile, index: int) -> Image:
+def _panel(file: Demonstrations, index: int) -> Image:
     length = int(file.lengths[index])
     frames = []
     for camera in file.cameras:
-        stored = file.dataset(index, f"obs/{image_key(camera)}")
-        last = file.dataset(index, f"next_obs/{image_key(camera)}")[length - 1]
-        frames.append([stored[0], stored[length // 2], last])
+        seen = file.episode(index, keys=(image_key(camera),)).observations[image_key(camera)]
+        frames.append([seen[0], seen[length // 2], seen[length]])
     characters = (FRAMES * (file.image_size + GAP) - GAP) // CHARACTER_WIDTH
+    seed = "" if file.seeds[index] == UNKNOWN_SEED else f", seed {file.seeds[index]}"
     lines = [
-        *textwrap.wrap(f"{demonstration_name(index)}, seed {file.seeds[index]}, {length} steps", characters),
+        *textwrap.wrap(f"{file.names[index]}{seed}, {length} steps", characters),
         *textwrap.wrap(file.instruction, characters),
     ]
     return labelled_panel(file.task, "", lines, frames)

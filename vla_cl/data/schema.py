@@ -44,6 +44,12 @@ IMAGE_SUFFIX = "_image"
 ROBOMIMIC_GYM_TYPE = 2
 """robomimic's `EnvType.GYM_TYPE`: its reader makes `env_name` with Gym."""
 
+UNKNOWN_SEED = -1
+"""The seed of a demonstration of which nobody wrote down how it began."""
+
+SOURCE = "source"
+"""Key of `Header.collection` in a file that was converted and lost what a simulator needs to do it again."""
+
 VALID_EVERY = 10
 """Every tenth demonstration is in `mask/valid`, the others in `mask/train`."""
 
@@ -59,11 +65,11 @@ class Episode:
     """One demonstration of T transitions, in memory.
 
     Args:
-        seed: Initial-state seed given to `reset`.
+        seed: Initial-state seed given to `reset`, or `UNKNOWN_SEED`.
         attempt: Which attempt of the collection it was.
         actions: (T, A) float32, what a policy should do.
         executed_actions: (T, A) float32, what was done.
-        states: (T, N) float64, the simulator before each action.
+        states: (T, N) float64, the simulator before each action; N is 0 where nobody stored it.
         rewards: (T,) float32.
         observations: T + 1 rows under each observation key; the last row is what was seen after the last action.
         model_file: The model's XML, or "".
@@ -94,7 +100,8 @@ class Header:
         environment: backend, arguments and horizon: with `observation` and `rendering`, what rebuilds the environment.
         observation: Fields of `ObservationOptions`, cameras resolved.
         rendering: Fields of `RenderingOptions`.
-        collection: How the demonstrations came about: episodes, seed, action_noise, and in words what `actions` are.
+        collection: How the demonstrations came about: episodes, seed, action_noise, and in words what `actions` are; of
+            converted ones `SOURCE`: layout, file and checksum, and in words what is not what it was.
         versions: Installed packages that matter, by name.
     """
 

@@ -13,7 +13,7 @@ from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.integrity import damage_reported
 from vla_cl.data.picture import spread
 from vla_cl.data.resimulate import resimulate
-from vla_cl.data.schema import IMAGE_SUFFIX, Episode, demonstration_name, installed_versions
+from vla_cl.data.schema import IMAGE_SUFFIX, SOURCE, Episode, demonstration_name, installed_versions
 from vla_cl.envs import make_environment
 from vla_cl.errors import VlaClError
 from vla_cl.progress import counted, progress_bar
@@ -54,7 +54,8 @@ def validate_demonstrations(
 
     First that it can be read and points nowhere else, with types and shapes that agree; then that its content has the
     checksum it was written with; then the values: finite, actions in [-1, 1], one end, `next_obs` one step after `obs`,
-    splits of what is there. At last some demonstrations are done again in the simulator.
+    splits of what is there. At last some demonstrations are done again in the simulator, unless they were converted
+    from what did not hold its states.
 
     Args:
         path: The file.
@@ -73,7 +74,10 @@ def validate_demonstrations(
                     found_here = [*_values(file.episode(index, vectors)), *_stored_twice(file, index)]
                     problems += [f"{demonstration_name(index)}: {what}" for what in found_here]
             found = replace(found, problems=tuple(problems))
-            if found.sound:
+            if found.sound and SOURCE in file.header.collection:
+                note = "converted from elsewhere, so nothing is done again in the simulator"
+                found = replace(found, notes=(*found.notes, note))
+            elif found.sound:
                 chosen = list(range(len(file))) if replays is None else spread(len(file), replays)
                 found = replace(found, problems=tuple(_replayed(file, chosen, plugins)), replayed=len(chosen))
     except VlaClError as error:

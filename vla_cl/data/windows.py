@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_cl.data.batch import Batch, ObservationBatch
-from vla_cl.data.columns import Column, WidenedColumn, open_column
-from vla_cl.data.demonstrations import DemonstrationFile
+from vla_cl.data.columns import Column, WidenedColumn
+from vla_cl.data.opening import open_demonstrations
 from vla_cl.data.sampling import epoch_order
 from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, image_key
+from vla_cl.data.source import Demonstrations
 from vla_cl.errors import ConfigurationError, DataFileError
 
 VECTORS = ("actions", AGENT_POS, ENVIRONMENT_STATE)
@@ -28,7 +29,7 @@ class WindowDataset:
     grow with it. Pickling keeps the description; the other process opens the file itself.
 
     Args:
-        path: A demonstration file.
+        path: A demonstration file: ours, robomimic's or LIBERO's (see `open_demonstrations`).
         chunk: Actions in a window.
         cameras: Which cameras' images to load, in this order; None is all of the file's, () none.
         privileged: Whether to load `environment_state`.
@@ -67,7 +68,7 @@ class WindowDataset:
             raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
         if episodes is not None and split is not None:
             raise ConfigurationError(f"give either episodes or split, not both (split is {split!r})")
-        with DemonstrationFile(path) as file:
+        with open_demonstrations(path) as file:
             self.path = file.path.resolve()
             self.chunk = chunk
             self.task = file.task
@@ -86,12 +87,10 @@ class WindowDataset:
         self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
         self._ends = np.cumsum(self.episode_lengths)
 
-    def _open_columns(self, file: DemonstrationFile) -> dict[str, Column]:
-        names = {"actions": "actions", AGENT_POS: f"obs/{AGENT_POS}"}
-        if self.privileged:
-            names[ENVIRONMENT_STATE] = f"obs/{ENVIRONMENT_STATE}"
-        names |= {camera_key: f"obs/{camera_key}" for camera_key in map(image_key, self.cameras)}
-        return {key: self._widened(key, open_column(file, name, self.episodes)) for key, name in names.items()}
+    def _open_columns(self, file: Demonstrations) -> dict[str, Column]:
+        keys = ["actions", AGENT_POS, *([ENVIRONMENT_STATE] if self.privileged else []), *map(image_key, self.cameras)]
+        episodes = self.episodes.tolist()
+        return {key: self._widened(key, file.column(key, episodes)) for key in keys}
 
     def _widened(self, key: str, column: Column) -> Column:
         width = self.dimensions.get(key, column.row_shape[0])
@@ -186,7 +185,7 @@ class WindowDataset:
         return WindowDataset.from_description, (self.describe(),)
 
 
-def _known_cameras(file: DemonstrationFile, cameras: Sequence[str] | None) -> tuple[str, ...]:
+def _known_cameras(file: Demonstrations, cameras: Sequence[str] | None) -> tuple[str, ...]:
     if cameras is None:
         return file.cameras
     for camera in cameras:
@@ -198,7 +197,7 @@ def _known_cameras(file: DemonstrationFile, cameras: Sequence[str] | None) -> tu
     return tuple(cameras)
 
 
-def _known_episodes(file: DemonstrationFile, episodes: Sequence[int] | None) -> NDArray[np.int64]:
+def _known_episodes(file: Demonstrations, episodes: Sequence[int] | None) -> NDArray[np.int64]:
     if episodes is None:
         return np.arange(len(file), dtype=np.int64)
     chosen = np.asarray(episodes, np.int64).reshape(-1)

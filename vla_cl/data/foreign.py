@@ -1,0 +1,204 @@
+"""Files of demonstrations that others wrote: what robomimic's and LIBERO's layouts have in common."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.data.columns import Column, FlippedColumn, JoinedColumn, Run, open_column
+from vla_cl.data.embedded import embedded_header
+from vla_cl.data.integrity import content_checksum, damage_reported
+from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, IMAGE_SUFFIX, UNKNOWN_SEED, Episode, Header, image_key
+from vla_cl.data.source import Demonstrations
+from vla_cl.errors import DataFileError
+
+ROUNDING = 1e-6
+"""How far an action may leave [-1, 1], as numbers that were once stored with fewer digits do; it is cut back to it."""
+
+OWN_STATES = "vla_cl_states"
+"""The dataset in which our own exports keep the simulator's states where the layout has other `states`."""
+
+
+class ForeignDemonstrations(Demonstrations):
+    """Demonstrations in somebody else's layout, read as they are: nothing is converted or copied first.
+
+    A subclass says in `_describe` which stored datasets make up which quantity, and in `_rows` which of their rows were
+    seen before which action.
+
+    Attributes:
+        parts: The stored datasets of each quantity, as in `{"agent_pos": ("obs/ee_states", "obs/gripper_states")}`;
+            vectors of several are put side by side.
+        upside_down: Whether images are stored from the bottom up.
+        first_action: How many actions a demonstration begins with before the first that has an observation.
+    """
+
+    parts: Mapping[str, tuple[str, ...]]
+    upside_down: bool = False
+    first_action: int = 0
+
+    @abc.abstractmethod
+    def _describe(self, data: h5py.Group, first: h5py.Group) -> Header:
+        """Set `parts` (and the other attributes), and say what is known once; cameras and sizes are filled in."""
+
+    @abc.abstractmethod
+    def _rows(self, index: int, name: str, following: bool) -> list[Run]:
+        """Rows of an observation before each action of a demonstration; `following` adds one after the last."""
+
+    def _read(self) -> None:
+        data = self._file.get("data")
+        names = sorted((name for name in data if name.startswith("demo_")), key=lambda name: int(name[5:]))
+        if not names:
+            raise self.refusal("data/", "holds no demonstration (demo_0, demo_1, ...)", "fetch the file again")
+        self.names = tuple(names)
+        self.header = self._describe(data, data[names[0]])
+        self._check_structure()
+        self.seeds = np.array(
+            [int(self.group(index).attrs.get("seed", UNKNOWN_SEED)) for index in range(len(names))], np.int64
+        )
+        self._check_actions()
+        described = content_checksum(self._file, values=lambda name: name.endswith("/actions"))
+        self.checksum = hashlib.sha256(f"{self.path.stat().st_size} {described}".encode()).hexdigest()
+
+    def refusal(self, place: str, what: str, way_out: str) -> DataFileError:
+        """The one line on what is wrong at a place in the file."""
+        return DataFileError(f"{self.path}: {place} {what}; {way_out}")
+
+    def column(self, key: str, episodes: Sequence[int]) -> Column:
+        if key == "actions":
+            runs = [Run(self.dataset(each, key), self.first_action, int(self.lengths[each])) for each in episodes]
+            return JoinedColumn([open_column(self.path, runs)], limit=1.0)
+        return self._column(key, episodes, following=False)
+
+    def _column(self, key: str, episodes: Sequence[int], following: bool) -> Column:
+        parts = [
+            open_column(self.path, [run for each in episodes for run in self._rows(each, name, following)])
+            for name in self.parts[key]
+        ]
+        if not key.endswith(IMAGE_SUFFIX):
+            return JoinedColumn(parts)
+        return FlippedColumn(parts[0]) if self.upside_down else parts[0]
+
+    def episode(self, index: int, keys: Collection[str] | None = None) -> Episode:
+        length = int(self.lengths[index])
+        with damage_reported(self.path):
+            group = self.group(index)
+            actions = self.actions(index)
+            executed = group["executed_actions"][self.first_action :] if "executed_actions" in group else actions
+            return Episode(
+                seed=int(self.seeds[index]),
+                attempt=int(group.attrs.get("attempt", index)),
+                actions=actions,
+                executed_actions=np.asarray(executed, np.float32),
+                states=self._states(group, length),
+                rewards=np.asarray(self._optional(group, "rewards", length), np.float32),
+                observations={
+                    key: self._column(key, [index], following=True).read(np.arange(length + 1))
+                    for key in self.parts
+                    if keys is None or key in keys
+                },
+                model_file=text(group.attrs.get("model_file", "")),
+            )
+
+    def succeeded(self, index: int) -> bool:
+        group = self.group(index)
+        return bool(group["dones"][-1]) if "dones" in group else bool(self._optional(group, "rewards", 1)[-1] > 0)
+
+    def _states(self, group: h5py.Group, length: int) -> NDArray[np.float64]:
+        name = OWN_STATES if OWN_STATES in group else "states"
+        values = group[name][self.first_action :] if name in group else np.zeros((length, 0))
+        return np.asarray(values, np.float64)
+
+    def _optional(self, group: h5py.Group, name: str, length: int) -> NDArray[Any]:
+        stored = group[name][self.first_action :] if name in group else np.zeros(length)
+        return np.asarray(stored)
+
+    def complete(self, header: Header, note: str) -> Header:
+        """A description with what the parts say; what one of our own exports holds of the original goes first.
+
+        Args:
+            header: What the layout says.
+            note: What is not what it was once it is converted, in words.
+        """
+        first = self.group(0)
+        cameras = [key.removesuffix(IMAGE_SUFFIX) for key in self.parts if key.endswith(IMAGE_SUFFIX)]
+        size = int(first[self.parts[image_key(cameras[0])][0]].shape[1]) if cameras else 0
+        observation = {"cameras": cameras, "image_size": size, "privileged": ENVIRONMENT_STATE in self.parts}
+        return embedded_header(self._file["data"], header, observation, self.path.name, self.layout, note)
+
+    def _check_structure(self) -> None:
+        first = self.group(0)
+        keys = sorted(first["obs"])
+        needed = ["actions", *(name for names in self.parts.values() for name in names)]
+        rows = {name: first[name].shape[1:] if name in first else None for name in needed}
+        for position, name in enumerate(self.names):
+            group = self.group(position)
+            for key in sorted({*keys, *group.get("obs", ())}):
+                if (key in group.get("obs", ())) != (key in keys):
+                    lacking, having = (name, self.names[0]) if key in keys else (self.names[0], name)
+                    raise self.refusal(
+                        f"data/{lacking}", f"has no obs/{key}, which {having} has", f"leave {name} out, or complete it"
+                    )
+            for part in needed:
+                self._check_dataset(group, part, rows[part])
+        self.lengths = np.array([self._length(index) for index in range(len(self.names))], np.int64)
+        if (self.lengths < 1).any():
+            short = self.names[int(np.argmin(self.lengths))]
+            raise self.refusal(f"data/{short}", "is too short: no action has an observation before it", "leave it out")
+        widths = {key: sum(rows[name][0] for name in names) for key, names in self.parts.items()}  # type: ignore[index]
+        self.action_dim = int(rows["actions"][0])  # type: ignore[index]
+        self.agent_pos_dim = widths[AGENT_POS]
+        self.environment_state_dim = widths.get(ENVIRONMENT_STATE, 0)
+        self.state_dim = int(self._states(first, 1).shape[1])
+
+    def _length(self, index: int) -> int:
+        return len(self.dataset(index, "actions")) - self.first_action
+
+    def _check_dataset(self, group: h5py.Group, name: str, row: tuple[int, ...] | None) -> None:
+        place = f"{group.name.lstrip('/')}/{name}"
+        if row is None or name not in group:
+            raise self.refusal(place, "is missing", "leave that demonstration out, or fetch the file again")
+        dataset = group[name]
+        image = name.endswith(("_rgb", IMAGE_SUFFIX))
+        if image and (row[0] != row[1] or row[2:] != (3,) or dataset.dtype != np.uint8):
+            found = f"{dataset.dtype}{dataset.shape}"
+            raise self.refusal(place, f"is {found}, not uint8 (T, size, size, 3)", "store square colour images")
+        wrong = dataset.shape[1:] != row or len(dataset) != len(group["actions"]) or (not image and len(row) != 1)
+        if wrong or dataset.dtype.kind not in "fiu":
+            expected = (len(group["actions"]), *row)
+            raise self.refusal(
+                place, f"is {dataset.dtype}{dataset.shape}, expected {expected}", "leave that demonstration out"
+            )
+        sizes = {len(image_row) for image_row in (row,) if image}
+        self._sizes = getattr(self, "_sizes", sizes) or sizes
+        if image and sizes != self._sizes:
+            raise self.refusal(place, f"is {row[0]} px, other cameras are {self._sizes.pop()} px", "store one size")
+
+    def _check_actions(self) -> None:
+        for index, name in enumerate(self.names):
+            actions = np.asarray(self.dataset(index, "actions")[()], np.float64)
+            wrong = ~np.isfinite(actions) | (np.abs(actions) > 1.0 + ROUNDING)
+            if wrong.any():
+                step, dimension = np.argwhere(wrong)[0]
+                raise self.refusal(
+                    f"data/{name}/actions",
+                    f"is {actions[step, dimension]:g} at step {step}, dimension {dimension}, outside of [-1, 1]",
+                    "scale the actions to the controller's range before they are learned",
+                )
+
+
+def text(value: Any) -> str:
+    """A text attribute, which some writers store as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def tree(data: h5py.Group, name: str) -> dict[str, Any]:
+    """A JSON attribute that is an object; {} where there is none."""
+    value = json.loads(text(data.attrs[name])) if name in data.attrs else {}
+    return value if isinstance(value, dict) else {}
