@@ -157,12 +157,12 @@ class ArmControl:
         """Where the gripper's command stands in each physics step: (physics_steps or 1, g), in [-1, 1]."""
         speed = self._rules.finger_speed
         if speed is None:
-            told = np.asarray(self._gripper.format_action(np.array([command])))
+            told = np.asarray(self._gripper.format_action(np.array([command])), dtype=np.float64)
             return np.clip(told, -1.0, 1.0)[None]
-        moved = np.arange(1, self._physics_steps + 1)[:, None] * (speed * np.sign(command))
-        told: NDArray[np.float64] = np.clip(self.gripper_command + moved * self._finger_signs, -1.0, 1.0)
-        self.gripper_command = told[-1]
-        return told
+        way = np.arange(1, self._physics_steps + 1)[:, None] * (speed * np.sign(command))
+        ramp: NDArray[np.float64] = np.clip(self.gripper_command + way * self._finger_signs, -1.0, 1.0)
+        self.gripper_command = ramp[-1]
+        return ramp
 
     def _set_goal(self, action: NDArray[np.float64]) -> None:
         """The pose where the action leads from the present one; the action's frame is the robot's base."""
