@@ -1,8 +1,8 @@
 """The configuration of an experiment: its keys, and how overrides on the command line compose it.
 
 Hydra composes the groups `policy`, `strategy`, `rendering`, `recipe`, `protocol` and `preset`; a strategy's keys come
-from its `Options`, so a plug-in strategy configures like a built-in one. Every mistake ends in one line with the nearest
-valid name.
+from its `Options`, so a plug-in strategy configures like a built-in one. Every mistake ends in one line with the
+nearest valid name.
 """
 
 from __future__ import annotations

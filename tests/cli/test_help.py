@@ -9,7 +9,8 @@ import pytest
 
 from vla_cl import __version__
 
-COMMANDS = ["run", "collect", "data", "evaluate", "report", "suites", "tasks", "policies", "strategies", "doctor"]
+WORK = ["run", "collect", "data", "evaluate", "report"]
+COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "assets", "doctor"]
 
 
 def test_help_lists_every_command(vla_cl):

@@ -24,6 +24,11 @@ def test_suites_as_json_hold_their_tasks_in_order(vla_cl):
     assert "default" in suites["cw10"]["orders"]
 
 
+def test_many_numbered_orders_are_told_by_the_first_and_the_last(vla_cl):
+    (row,) = [line for line in vla_cl("suites").stdout.splitlines() if line.startswith("libero_goal")]
+    assert "default, order0 to order20 " in row
+
+
 def test_tasks_as_json_hold_instructions(vla_cl):
     (task, *_) = json.loads(vla_cl("tasks", "mw5", "--json").stdout)
     assert task["name"] == "window-close"

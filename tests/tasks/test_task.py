@@ -68,13 +68,20 @@ def test_the_stored_initial_states_are_those_of_the_test_split():
     np.testing.assert_array_equal(by_index["environment_state"], by_seed["environment_state"])
 
 
-def test_instructions_come_in_three_kinds():
+def say_where(arguments):
+    return f"go to {arguments['task']}"
+
+
+def test_instructions_come_in_four_kinds():
     task = meta_world_task("push")
     assert task.instructions() == (task.instruction,)
     assert task.instructions("paraphrased") == (task.instruction, *task.paraphrases)
     assert task.instructions("held_out") == task.held_out_paraphrases
-    with pytest.raises(ConfigurationError, match="canonical, paraphrased or held_out"):
+    assert replace(task, declared_language=say_where).instructions("declared") == ("go to push-v3",)
+    with pytest.raises(ConfigurationError, match="canonical, paraphrased, held_out or declared"):
         task.instructions("french")
+    with pytest.raises(ConfigurationError, match="no files that tell it"):
+        task.instructions("declared")
     with pytest.raises(ConfigurationError, match="no held-out paraphrases"):
         replace(task, held_out_paraphrases=()).instructions("held_out")
 

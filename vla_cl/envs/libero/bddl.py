@@ -255,7 +255,8 @@ class _Reader:
         arguments = words(group.items, "the name of an object, fixture or region")
         if len(arguments) not in PREDICATES[name.text]:
             counts = " or ".join(str(count) for count in PREDICATES[name.text])
-            raise name.place.error(f"predicate {name.text!r} takes {counts} arguments, got {len(arguments)}")
+            noun = "argument" if counts == "1" else "arguments"
+            raise name.place.error(f"predicate {name.text!r} takes {counts} {noun}, got {len(arguments)}")
         return Condition(name.text, tuple(self.declared(word).text for word in arguments))
 
     def goal(self) -> tuple[Condition, ...]:
