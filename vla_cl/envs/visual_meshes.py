@@ -51,8 +51,8 @@ def merge_close_vertices(
         cell: Edge of a cell.
 
     Returns:
-        Which faces remain (K,), in order, without those that collapsed or came to lie on an earlier one; and their
-        corners (K, 3).
+        Which faces remain (K,), in order, without those that collapsed or came to lie on an earlier one that looks the
+        same way (of a thin wall's two sides, both remain); and their corners (K, 3).
     """
     cells = np.unique(np.floor(points / cell).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
     count = np.bincount(cells)
@@ -62,7 +62,8 @@ def merge_close_vertices(
     representative = by_cell[np.concatenate([[0], np.cumsum(count)[:-1]])]
 
     corners = cells[faces]
-    ordered = np.sort(corners, axis=1)
-    whole = np.flatnonzero((np.diff(ordered, axis=1) > 0).all(axis=1))
-    kept = np.sort(whole[np.unique(ordered[whole], axis=0, return_index=True)[1]])
+    whole = np.flatnonzero((np.diff(np.sort(corners, axis=1), axis=1) > 0).all(axis=1))
+    turns = (np.arange(3) + corners[whole].argmin(axis=1)[:, None]) % 3
+    ordered = np.take_along_axis(corners[whole], turns, axis=1)  # equal only for faces that look the same way
+    kept = np.sort(whole[np.unique(ordered, axis=0, return_index=True)[1]])
     return kept, representative[corners[kept]].astype(np.int32)

@@ -23,8 +23,10 @@ _COLOURS = {
     "wooden": (0.48, 0.31, 0.18),
     "wood": (0.60, 0.44, 0.28),
     "basket": (0.70, 0.55, 0.36),
+    "plate": (0.88, 0.86, 0.83),
     "sauce": (0.45, 0.12, 0.08),
     "gray": (0.66, 0.66, 0.66),
+    "ceramic": (0.66, 0.66, 0.66),
     "plaster": (0.78, 0.78, 0.76),
     "linen": (0.85, 0.80, 0.66),
     "metal": (0.60, 0.61, 0.63),
@@ -71,16 +73,16 @@ def stand_in(root: ElementTree.Element, assets: Path) -> list[Path]:
 def plain_colour(name: str) -> tuple[float, float, float]:
     """A colour for a thing of that name: one that the name tells, else some dull one that is always the same."""
     for word, colour in _COLOURS.items():
-        if word in name.replace("-", "_").lower():
+        if word in name.lower():
             return colour
     digest = zlib.crc32(name.encode())
-    red, green, blue = ((digest >> shift) % 100 / 200 + 0.3 for shift in (0, 8, 16))
+    red, green, blue = ((digest >> shift) % 100 / 500 + 0.4 for shift in (0, 8, 16))
     return red, green, blue
 
 
 def _make_plain(texture: ElementTree.Element, file: Path) -> None:
     del texture.attrib["file"]
-    colour = " ".join(f"{value:g}" for value in plain_colour(file.stem))
+    colour = " ".join(f"{value:g}" for value in plain_colour(f"{file.parent.name} {file.stem}"))
     texture.attrib.update(builtin="flat", width="16", height="16", rgb1=colour, rgb2=colour)
 
 
