@@ -1,0 +1,81 @@
+"""What LIBERO's fixtures are worked by: bars that stick out of drawers, doors and knobs, found in the compiled model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.libero.env import LiberoEnv
+from vla_cl.errors import ConfigurationError
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A collision shape that a hand takes hold of, or pushes.
+
+    Args:
+        env: The environment it is in.
+        geom: Its number in the compiled model.
+    """
+
+    env: LiberoEnv
+    geom: int
+
+    def centre(self) -> Vector:
+        """Its middle now (3,), in metres."""
+        return self._position() + self._rotation() @ self.env.model.geom_aabb[self.geom, :3]
+
+    def half(self, direction: Vector) -> float:
+        """From its middle to its end along a unit vector (3,), in metres."""
+        return float(np.abs(self._rotation().T @ direction) @ self.env.model.geom_aabb[self.geom, 3:])
+
+    def thin_direction(self, axis: Vector) -> Vector:
+        """The unit vector (3,), square to an axis, along which it is thinnest."""
+        turned = self._rotation()
+        square = [column for column in turned.T if abs(float(column @ axis)) < 0.5]
+        return min(square, key=self.half)
+
+    def _position(self) -> Vector:
+        return np.array(self.env.data.geom_xpos[self.geom])
+
+    def _rotation(self) -> Vector:
+        return np.array(self.env.data.geom_xmat[self.geom]).reshape(3, 3)
+
+
+def joint_of(env: LiberoEnv, name: str) -> str:
+    """The joint of a part that opens, closes or turns.
+
+    Raises:
+        ConfigurationError: Nothing moves it.
+    """
+    joints = env.joints_of(name)
+    if not joints:
+        raise ConfigurationError(f"{name!r} has no joint: it neither opens nor turns")
+    return joints[0]
+
+
+def handle_of(env: LiberoEnv, joint: str, direction: Vector) -> Handle:
+    """Of the collision shapes that a joint moves, the one that sticks out furthest along a unit vector (3,)."""
+    body = int(env.model.joint(joint).bodyid[0])
+    shapes = [
+        Handle(env, geom)
+        for geom in range(env.model.ngeom)
+        if env.model.geom_bodyid[geom] == body and env.model.geom_contype[geom]
+    ]
+    return max(shapes, key=lambda shape: float(shape.centre() @ direction) + shape.half(direction))
+
+
+def opening_sign(env: LiberoEnv, name: str) -> float:
+    """1 if a part's joint grows as it opens, -1 if it shrinks.
+
+    Raises:
+        ConfigurationError: It does not open.
+    """
+    kind = env.kind(name)
+    if kind.open is None or kind.closed is None:
+        raise ConfigurationError(f"{name!r} neither opens nor closes")
+    return float(np.sign(sum(kind.open) - sum(kind.closed)))
