@@ -180,7 +180,7 @@ def test_small_pickles_that_do_much_are_cut_short(tmp_path: Path):
     started = time.perf_counter()
     for content in (encoding, remembering, busy):
         assert "does more than to hold an array" in refused(tmp_path, content)
-    assert time.perf_counter() - started < 2.0
+    assert time.perf_counter() - started < 5.0
 
 
 # --- damage ----------------------------------------------------------------------------------------------------
