@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.errors import ConfigurationError
 
 _ARM = "right"  # what robosuite calls the arm of a one-armed robot
@@ -56,11 +58,12 @@ class ArmControl:
         from vla_cl.envs.robosuite import kernel
 
         kernel.load_library()
+        self._mujoco = import_mujoco()
         self._quaternion, self._matrix = transform_utils.axisangle2quat, transform_utils.quat2mat
-        self._step = kernel.control_step
+        self._step, self._command = kernel.control_step, kernel.command
         controller = robot.part_controllers[_ARM]
         _check_supported(controller)
-        self._data, self._rules = data, rules
+        self._model, self._data, self._rules = model, data, rules
         self._gripper = robot.gripper[_ARM]
         self._site = site = int(model.site(controller.ref_name).id)
         self._site_position, self._site_rotation = data.site_xpos[site], data.site_xmat[site]
@@ -85,18 +88,15 @@ class ArmControl:
         self._goal_position, self._goal_rotation = np.empty(3), np.empty((3, 3))
         self._goal_rotation[:] = self._site_rotation.reshape(3, 3)
         self._first_origin, self._is_first = np.zeros(3), False
-        self._arguments = (
-            *(model._address, data._address, data.qM.ctypes.data),
-            *(data.qpos, data.qvel, data.qfrc_bias, data.ctrl),
-            *(site, self._site_position, self._site_rotation),
+        self._joints = (
             np.array(controller.qpos_index, dtype=np.int64),
             np.array(controller.qvel_index, dtype=np.int64),
             *(actuators, model.actuator_ctrlrange[actuators].copy()),
             *(self._goal_position, self._goal_rotation),
             *(np.array(controller.kp, dtype=np.float64), np.array(controller.kd, dtype=np.float64)),
-            *(self._fingers, self._finger_commands),
         )
         self._scratch = (np.zeros((3, model.nv)), np.zeros((3, model.nv)), np.zeros((model.nv, model.nv)))
+        self._views = self._views_of(data)
         self._physics_steps = physics_steps
 
     @property
@@ -147,11 +147,40 @@ class ArmControl:
 
     def advance(self, action: NDArray[np.floating[Any]]) -> None:
         """Apply one action (6 + g,): translation, rotation vector, and, where there is a gripper, its command."""
+        from_origin = self._is_first
         self._set_goal(np.asarray(action[:6], dtype=np.float64))
         if len(self._fingers):
             command = self._move_fingers(float(np.clip(action[6], -1.0, 1.0)))
             self._finger_commands[:] = self._finger_centre + self._finger_reach * command
-        self._step(*self._arguments, self.posture, *self._scratch, self._physics_steps)
+        first = 0
+        if from_origin:
+            self._step_from_origin()
+            first = 1
+        arguments = (*self._views, *self._joints, self.posture, *self._scratch)
+        self._step(*arguments, self._fingers, self._finger_commands, first)
+
+    def _step_from_origin(self) -> None:
+        """The first physics step of the first action: torques as if the arm stood still in `posture`."""
+        believed = copy.copy(self._data)
+        positions, _, actuators = self._joints[:3]
+        believed.qpos[positions], believed.qvel[:] = self.posture, 0.0
+        self._mujoco.mj_step1(self._model, believed)
+        believed.qfrc_bias[:] = self._data.qfrc_bias
+        self._command(*self._views_of(believed), *self._joints, self.posture, *self._scratch)
+        self._data.ctrl[actuators] = believed.ctrl[actuators]
+        if len(self._fingers):
+            self._data.ctrl[self._fingers] = self._finger_commands[0]
+        self._mujoco.mj_step2(self._model, self._data)
+        self._mujoco.mj_step1(self._model, self._data)
+
+    def _views_of(self, data: Any) -> tuple[Any, ...]:
+        """What the kernel needs of a `mujoco.MjData`."""
+        site = self._site
+        return (
+            *(self._model._address, data._address, data.qM.ctypes.data),
+            *(data.qpos, data.qvel, data.qfrc_bias, data.ctrl),
+            *(site, data.site_xpos[site], data.site_xmat[site]),
+        )
 
     def _move_fingers(self, command: float) -> NDArray[np.float64]:
         """Where the gripper's command stands in each physics step: (physics_steps or 1, g), in [-1, 1]."""

@@ -61,18 +61,82 @@ def control_step(
     goal_rotation: Any,
     stiffness: Any,
     damping: Any,
-    fingers: Any,
-    finger_commands: Any,
     posture: Any,
     jacobian_linear: Any,
     jacobian_angular: Any,
     mass: Any,
-    physics_steps: Any,
+    fingers: Any,
+    finger_commands: Any,
+    first: Any,
 ) -> None:
     """Hold a goal for some physics steps.
 
     It expects `mj_step1` to have run, and leaves the data with `mj_step1` done, so that positions, contacts and
     velocities are those of the present state.
+
+    Args:
+        model, ..., mass: As for `command`.
+        fingers: Indices (g,) of the fingers' actuators.
+        finger_commands: What they are told in each physics step (physics_steps, g).
+        first: Physics steps that are done already.
+    """
+    for step in range(first, len(finger_commands)):
+        for finger in range(len(fingers)):
+            ctrl[fingers[finger]] = finger_commands[step, finger]
+        command(
+            model,
+            data,
+            sparse_mass,
+            qpos,
+            qvel,
+            bias,
+            ctrl,
+            site,
+            site_position,
+            site_rotation,
+            positions,
+            velocities,
+            actuators,
+            limits,
+            goal_position,
+            goal_rotation,
+            stiffness,
+            damping,
+            posture,
+            jacobian_linear,
+            jacobian_angular,
+            mass,
+        )
+        _mj_step2(model, data)
+        _mj_step1(model, data)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def command(
+    model: Any,
+    data: Any,
+    sparse_mass: Any,
+    qpos: Any,
+    qvel: Any,
+    bias: Any,
+    ctrl: Any,
+    site: Any,
+    site_position: Any,
+    site_rotation: Any,
+    positions: Any,
+    velocities: Any,
+    actuators: Any,
+    limits: Any,
+    goal_position: Any,
+    goal_rotation: Any,
+    stiffness: Any,
+    damping: Any,
+    posture: Any,
+    jacobian_linear: Any,
+    jacobian_angular: Any,
+    mass: Any,
+) -> None:
+    """Write into `ctrl` the torques that draw the hand to a goal.
 
     Args:
         model, data, sparse_mass: Addresses of the `mjModel`, the `mjData` and the latter's `qM`.
@@ -83,64 +147,56 @@ def control_step(
         limits: Of the actuators (n, 2).
         goal_position, goal_rotation: The pose to hold, (3,) in metres and (3, 3), in the world.
         stiffness, damping: Of the pose (6,), translation first.
-        fingers: Indices (g,) of the fingers' actuators.
-        finger_commands: What they are told in each physics step (physics_steps, g).
         posture: Joint positions (n,) that the null space is drawn to.
         jacobian_linear, jacobian_angular, mass: Scratch space (3, nv), (3, nv), (nv, nv).
-        physics_steps: How many.
     """
     joints = len(velocities)
     jacobian = np.empty((6, joints))
     inertia = np.empty((joints, joints))
     wrench = np.empty(6)
     acceleration = np.empty(joints)
-    for step in range(physics_steps):
-        for finger in range(len(fingers)):
-            ctrl[fingers[finger]] = finger_commands[step, finger]
-        _mj_jac_site(model, data, jacobian_linear.ctypes.data, jacobian_angular.ctypes.data, site)
-        _mj_full_m(model, mass.ctypes.data, sparse_mass)
+    _mj_jac_site(model, data, jacobian_linear.ctypes.data, jacobian_angular.ctypes.data, site)
+    _mj_full_m(model, mass.ctypes.data, sparse_mass)
+    for column in range(joints):
+        for row in range(3):
+            jacobian[row, column] = jacobian_linear[row, velocities[column]]
+            jacobian[3 + row, column] = jacobian_angular[row, velocities[column]]
+        for row in range(joints):
+            inertia[row, column] = mass[velocities[row], velocities[column]]
+
+    for axis in range(3):
+        wrench[axis] = stiffness[axis] * (goal_position[axis] - site_position[axis])
+        # half the sum of the cross products of the axes, as robosuite takes the error of a rotation
+        second, third = (axis + 1) % 3, (axis + 2) % 3
+        error = 0.0
+        for column in range(3):
+            error += site_rotation[3 * second + column] * goal_rotation[third, column]
+            error -= site_rotation[3 * third + column] * goal_rotation[second, column]
+        wrench[3 + axis] = stiffness[3 + axis] * 0.5 * error
+    for row in range(6):
         for column in range(joints):
-            for row in range(3):
-                jacobian[row, column] = jacobian_linear[row, velocities[column]]
-                jacobian[3 + row, column] = jacobian_angular[row, velocities[column]]
-            for row in range(joints):
-                inertia[row, column] = mass[velocities[row], velocities[column]]
+            wrench[row] -= damping[row] * jacobian[row, column] * qvel[velocities[column]]
+    for joint in range(joints):
+        acceleration[joint] = _POSTURE_STIFFNESS * (posture[joint] - qpos[positions[joint]])
+        acceleration[joint] -= _POSTURE_DAMPING * qvel[velocities[joint]]
 
-        for axis in range(3):
-            wrench[axis] = stiffness[axis] * (goal_position[axis] - site_position[axis])
-            # half the sum of the cross products of the axes, as robosuite takes the error of a rotation
-            second, third = (axis + 1) % 3, (axis + 2) % 3
-            error = 0.0
-            for column in range(3):
-                error += site_rotation[3 * second + column] * goal_rotation[third, column]
-                error -= site_rotation[3 * third + column] * goal_rotation[second, column]
-            wrench[3 + axis] = stiffness[3 + axis] * 0.5 * error
-        for row in range(6):
-            for column in range(joints):
-                wrench[row] -= damping[row] * jacobian[row, column] * qvel[velocities[column]]
-        for joint in range(joints):
-            acceleration[joint] = _POSTURE_STIFFNESS * (posture[joint] - qpos[positions[joint]])
-            acceleration[joint] -= _POSTURE_DAMPING * qvel[velocities[joint]]
+    mobility = _mobility(inertia, jacobian)
+    force = _solve(mobility[:3, :3], wrench[:3])
+    moment = _solve(mobility[3:, 3:], wrench[3:])
+    task_acceleration = np.zeros(6)
+    for row in range(6):
+        for column in range(joints):
+            task_acceleration[row] += jacobian[row, column] * acceleration[column]
+    in_task_space = _solve(mobility, task_acceleration)
 
-        mobility = _mobility(inertia, jacobian)
-        force = _solve(mobility[:3, :3], wrench[:3])
-        moment = _solve(mobility[3:, 3:], wrench[3:])
-        task_acceleration = np.zeros(6)
-        for row in range(6):
-            for column in range(joints):
-                task_acceleration[row] += jacobian[row, column] * acceleration[column]
-        in_task_space = _solve(mobility, task_acceleration)
-
-        for joint in range(joints):
-            torque = bias[velocities[joint]]
-            for row in range(3):
-                torque += jacobian[row, joint] * (force[row] - in_task_space[row])
-                torque += jacobian[3 + row, joint] * (moment[row] - in_task_space[3 + row])
-            for column in range(joints):
-                torque += inertia[joint, column] * acceleration[column]
-            ctrl[actuators[joint]] = min(max(torque, limits[joint, 0]), limits[joint, 1])
-        _mj_step2(model, data)
-        _mj_step1(model, data)
+    for joint in range(joints):
+        torque = bias[velocities[joint]]
+        for row in range(3):
+            torque += jacobian[row, joint] * (force[row] - in_task_space[row])
+            torque += jacobian[3 + row, joint] * (moment[row] - in_task_space[3 + row])
+        for column in range(joints):
+            torque += inertia[joint, column] * acceleration[column]
+        ctrl[actuators[joint]] = min(max(torque, limits[joint, 0]), limits[joint, 1])
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
