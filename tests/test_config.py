@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.config import compose, policy_names, preset_names, to_dict
+from vla_cl.config import compose, policy_names, preset_names, protocol_names, protocol_options, to_dict
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.registry import load_plugins
 
@@ -61,12 +61,39 @@ def test_the_folder_is_a_function_of_what_decides_the_numbers() -> None:
     assert first.folder == same.folder != other.folder
 
 
+def test_where_assets_are_does_not_decide_the_numbers() -> None:
+    here, there = (compose(["suite=mw5", *more])[0] for more in ([], ["assets.libero=/data/libero"]))
+    assert here.folder == there.folder
+    assert there.assets == {"libero": "/data/libero"}
+
+
+def test_a_protocol_sets_the_evaluation_and_overrides_win() -> None:
+    (config,) = compose(["suite=libero_goal", "protocol=libero", "evaluation.arguments.settle_steps=7"])
+    assert config.evaluation.horizon == 600
+    assert config.evaluation.arguments == {"settle_steps": 7, "settle_gripper": 0.0}
+    (changed,) = compose(["suite=libero_goal", "evaluation.episodes=3", "protocol=libero"])
+    assert changed.evaluation.episodes == 3
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_a_protocol_means_the_same_outside_of_an_experiment(name: str) -> None:
+    (config,) = compose(["suite=libero_goal", f"protocol={name}"])
+    assert protocol_options(name) == config.evaluation
+    assert protocol_options(name, arguments={"a": 1}).arguments == {**config.evaluation.arguments, "a": 1}
+
+
+def test_an_unknown_protocol_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'libero_vla'"):
+        protocol_options("libero_vl")
+
+
 @pytest.mark.parametrize(
     ("override", "kind", "suggestion"),
     [
         ("policy=compct", "policy", "compact"),
         ("strategy=replai", "strategy", "replay"),
         ("preset=quikstart", "preset", "quickstart"),
+        ("protocol=libero_vl", "protocol", "libero_vla"),
     ],
 )
 def test_an_unknown_choice_names_the_nearest(override: str, kind: str, suggestion: str) -> None:
@@ -81,6 +108,7 @@ def test_an_unknown_choice_names_the_nearest(override: str, kind: str, suggestio
         ("sed=3", "key 'sed' is unknown; did you mean 'seed'"),
         ("steps=3", "did you mean 'training.steps'"),
         ("strategy.fractoin=3", "key 'strategy.fractoin' is unknown; did you mean 'strategy.fraction'"),
+        ("evaluation.argumens.a=3", "did you mean 'evaluation.arguments'"),
         ("training.steps=many", "training.steps: value 'many' of type 'str' could not be converted to Integer"),
         ("training.steps=0", "training.steps must be at least 1, got 0"),
         ("evaluation.episodes=0", "evaluation.episodes must be at least 1, got 0"),

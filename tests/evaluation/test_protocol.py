@@ -51,6 +51,7 @@ def test_a_stage_outside_of_the_sequence_is_refused(stage: int) -> None:
         ({"processes": 0}, "evaluation.processes must be at least 1"),
         ({"split": "train"}, "evaluation.split must be test or selection, got 'train'"),
         ({"instructions": "french"}, "evaluation.instructions must be"),
+        ({"horizon": 0}, "evaluation.horizon must be at least 1, or null"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options: dict, message: str) -> None:
