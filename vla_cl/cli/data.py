@@ -1,4 +1,4 @@
-"""`vla-cl data`: look at demonstration files, check them, draw them again, split and merge them."""
+"""`vla-cl data`: look at demonstration files, check them, draw them again, split, merge and convert them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from vla_cl.cli.convert import convert
 from vla_cl.cli.output import JsonOption, PluginOption, print_json, progress, results
 from vla_cl.cli.summaries import print_summaries, print_summary, verdict
 from vla_cl.cli.values import camera_names, changed_rendering, shares_of
@@ -15,7 +16,8 @@ from vla_cl.registry import load_plugins
 
 WRONG = 1
 
-app = typer.Typer(no_args_is_help=True, help="Inspect, validate, draw again, split and merge demonstration files.")
+app = typer.Typer(no_args_is_help=True, help="Inspect, validate, draw again, split, merge and convert demonstrations.")
+app.command()(convert)
 
 FilesArgument = typer.Argument(
     ..., metavar="FILE...", show_default=False, help="Demonstration files, or folders of them."

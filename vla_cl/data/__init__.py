@@ -6,6 +6,7 @@ from vla_cl.data.attempts import CollectionOptions
 from vla_cl.data.batch import Batch, ObservationBatch, concatenate
 from vla_cl.data.collect import collect_demonstrations
 from vla_cl.data.concatenation import ConcatenatedWindows
+from vla_cl.data.convert import LAYOUTS, Conversion, convert, plan_conversion
 from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.given import check_given, check_instructions, given_checksum, given_demonstrations, needed_cameras
 from vla_cl.data.hdf5 import write_demonstrations
@@ -26,10 +27,12 @@ from vla_cl.data.validate import Validation, validate_demonstrations
 from vla_cl.data.windows import WindowDataset
 
 __all__ = [
+    "LAYOUTS",
     "ActionStatistics",
     "Batch",
     "CollectionOptions",
     "ConcatenatedWindows",
+    "Conversion",
     "DemonstrationFile",
     "Demonstrations",
     "Divergence",
@@ -49,6 +52,7 @@ __all__ = [
     "collect_demonstrations",
     "compute_statistics",
     "concatenate",
+    "convert",
     "demonstration_files",
     "demonstration_sheet",
     "demonstrations_for",
@@ -60,6 +64,7 @@ __all__ = [
     "merge_demonstrations",
     "needed_cameras",
     "open_demonstrations",
+    "plan_conversion",
     "rerender",
     "resimulate",
     "split_files",

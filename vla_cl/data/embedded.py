@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 
 from vla_cl.data.schema import SOURCE, Header
+from vla_cl.envs import ObservationOptions
 
 ATTRIBUTE = "vla_cl"
 """Attribute of `data`, and key of LeRobot's extra file: JSON of the original `Header`."""
@@ -22,8 +23,10 @@ def header_fields(header: Header) -> dict[str, Any]:
 
 
 def header_of(fields: Mapping[str, Any], observation: Mapping[str, Any]) -> Header:
-    """The description that `header_fields` gave, of what is stored now."""
-    return replace(Header(**fields), observation={**fields["observation"], **observation})
+    """The description that `header_fields` gave, of what is stored now; cameras in the order that they had."""
+    order = list(fields["observation"]["cameras"])
+    cameras = sorted(observation["cameras"], key=lambda camera: order.index(camera) if camera in order else len(order))
+    return replace(Header(**fields), observation={**fields["observation"], **observation, "cameras": cameras})
 
 
 def embed(data: h5py.Group, header: Header) -> None:
@@ -43,4 +46,5 @@ def embedded_header(
 def from_elsewhere(header: Header, observation: Mapping[str, Any], file: str, layout: str, note: str) -> Header:
     """The description of somebody else's demonstrations, with where they come from and what is not what it was."""
     source = {"layout": layout, "file": file, "note": note}
-    return replace(header, observation=dict(observation), collection={**header.collection, SOURCE: source})
+    seen = {"image_size": ObservationOptions().image_size, **observation}
+    return replace(header, observation=seen, collection={**header.collection, SOURCE: source})

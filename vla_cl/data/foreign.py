@@ -128,8 +128,9 @@ class ForeignDemonstrations(Demonstrations):
         """
         first = self.group(0)
         cameras = [key.removesuffix(IMAGE_SUFFIX) for key in self.parts if key.endswith(IMAGE_SUFFIX)]
-        size = int(first[self.parts[image_key(cameras[0])][0]].shape[1]) if cameras else 0
-        observation = {"cameras": cameras, "image_size": size, "privileged": ENVIRONMENT_STATE in self.parts}
+        observation: dict[str, Any] = {"cameras": cameras, "privileged": ENVIRONMENT_STATE in self.parts}
+        if cameras:
+            observation["image_size"] = int(first[self.parts[image_key(cameras[0])][0]].shape[1])
         return embedded_header(self._file["data"], header, observation, self.path.name, self.layout, note)
 
     def _check_structure(self) -> None:

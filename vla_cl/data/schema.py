@@ -101,7 +101,7 @@ class Header:
         observation: Fields of `ObservationOptions`, cameras resolved.
         rendering: Fields of `RenderingOptions`.
         collection: How the demonstrations came about: episodes, seed, action_noise, and in words what `actions` are; of
-            converted ones `SOURCE`: layout, file and checksum, and in words what is not what it was.
+            converted ones `SOURCE`: layout and file, and in words what is not what it was.
         versions: Installed packages that matter, by name.
     """
 
