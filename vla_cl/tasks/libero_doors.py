@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
-from vla_cl.tasks.libero_handles import Handle, handle_of, joint_of, opening_sign
+from vla_cl.tasks.libero_handles import Handle, handle_of, joint_of, opening_sign, shapes_of
 from vla_cl.tasks.skills import Hand, Plan, close_fingers, descend, open_fingers, retreat, swing, travel
 from vla_cl.tasks.skills.motion import UP
 
@@ -33,9 +33,9 @@ def close_door(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
 
 
 def _lead(hand: Hand, env: LiberoEnv, joint: str, outward: float, sign: float, until) -> Plan[None]:  # type: ignore[no-untyped-def]
-    handle = handle_of(env, joint, door_normal(env, joint, outward))
+    handle = handle_of(env, joint, _normal(env, joint, outward))
     top = lambda: handle.centre() + (handle.half(UP) - _GRIP_DEPTH) * UP  # noqa: E731
-    along = np.cross(UP, door_normal(env, joint, outward))
+    along = np.cross(UP, _normal(env, joint, outward))
     hand.closed = False
     yield from travel(hand, lambda: top() + _HOVER * UP, attitude=hand.finger_yaw(along))
     yield from descend(hand, top)
@@ -45,15 +45,10 @@ def _lead(hand: Hand, env: LiberoEnv, joint: str, outward: float, sign: float, u
     yield from retreat(hand, 0.12)
 
 
-def door_normal(env: LiberoEnv, joint: str, outward: float) -> Vector:
-    """The level unit vector (3,) out of a door's face."""
+def _normal(env: LiberoEnv, joint: str, outward: float) -> Vector:
+    """The unit vector (3,) out of a door's face, the way it opens."""
     anchor, axis = env.joint_axis(joint)
-    body = int(env.model.joint(joint).bodyid[0])
-    shapes = [
-        Handle(env, geom)
-        for geom in range(env.model.ngeom)
-        if env.model.geom_bodyid[geom] == body and env.model.geom_contype[geom]
-    ]
-    arm = np.mean([shape.centre() for shape in shapes], axis=0) - anchor
-    normal = outward * np.cross(axis, arm)
-    return normal / np.linalg.norm(normal)
+    leaf = max(shapes_of(env, joint), key=Handle.volume)
+    normal = leaf.thin_direction(axis)
+    opens = outward * np.cross(axis, leaf.centre() - anchor)
+    return normal if float(normal @ opens) > 0 else -normal

@@ -12,14 +12,12 @@ from vla_cl.envs.libero.env import LiberoEnv
 from vla_cl.envs.libero.predicates import holds
 from vla_cl.tasks.libero_doors import close_door, open_door
 from vla_cl.tasks.libero_drawers import close_drawer, open_drawer
-from vla_cl.tasks.libero_handles import handle_of, joint_of
-from vla_cl.tasks.skills import Hand, Plan, close_fingers, descend, travel
-from vla_cl.tasks.skills.fixtures import let_go, push, twist
-from vla_cl.tasks.skills.motion import UP
+from vla_cl.tasks.libero_handles import joint_of
+from vla_cl.tasks.libero_knobs import turn
+from vla_cl.tasks.skills import Hand, Plan
+from vla_cl.tasks.skills.fixtures import push
 
-_GRIP_DEPTH = 0.018  # metres below a knob's top
-_HOVER = 0.06
-_SPARE = 0.1  # radians further than a knob must go to be on
+__all__ = ["close_part", "open_part", "push_onto", "turn"]
 
 
 def open_part(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
@@ -42,35 +40,6 @@ def close_part(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     yield from (close_drawer if _slides(env, name) else close_door)(hand, env, name)
 
 
-def turn(hand: Hand, env: LiberoEnv, name: str, on: bool) -> Plan[None]:
-    """Turn something on or off by its knob, taken from above.
-
-    Args:
-        hand: The hand.
-        env: The environment it acts in.
-        name: The thing ("flat_stove_1").
-        on: Whether it is to be on afterwards.
-
-    Raises:
-        SkillFailed: The knob did not turn far enough.
-    """
-    joint, kind = joint_of(env, name), env.kind(name)
-    anchor, axis = env.joint_axis(joint)
-    bar = handle_of(env, joint, axis)
-    grip = lambda: anchor + (float((bar.centre() - anchor) @ axis) + bar.half(axis) - _GRIP_DEPTH) * axis  # noqa: E731
-    across = bar.thin_direction(axis)
-    assert kind.on is not None and kind.off is not None
-    present = env.joint(joint)
-    goal = min(kind.on) + _SPARE if on else max(kind.off) - _SPARE
-    hand.closed = False
-    yield from travel(hand, lambda: grip() + _HOVER * UP, attitude=hand.finger_yaw(across))
-    yield from descend(hand, grip)
-    yield from close_fingers(hand)
-    far_enough = (lambda: env.joint(joint) >= goal) if on else (lambda: kind.is_off(env.joint(joint)))
-    yield from twist(hand, grip, float(axis[2]) * (goal - present) * 1.3, far_enough)
-    yield from let_go(hand)
-
-
 def push_onto(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
     """Push a flat thing over the table to a region.
 
@@ -88,7 +57,7 @@ def push_onto(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]
         hand,
         lambda: env.position(thing),
         lambda: env.site_pose(region)[0],
-        radius=float(env.raw.get_object(thing).horizontal_radius),
+        radius=float(env.raw.objects[thing].horizontal_radius),
         until=lambda: holds(env, there),
         height=0.01,
     )

@@ -39,6 +39,10 @@ class Handle:
         square = [column for column in turned.T if abs(float(column @ axis)) < 0.5]
         return min(square, key=self.half)
 
+    def volume(self) -> float:
+        """Of the box around it, in cubic metres."""
+        return float(np.prod(2.0 * self.env.model.geom_aabb[self.geom, 3:]))
+
     def _position(self) -> Vector:
         return np.array(self.env.data.geom_xpos[self.geom])
 
@@ -58,15 +62,17 @@ def joint_of(env: LiberoEnv, name: str) -> str:
     return joints[0]
 
 
+def shapes_of(env: LiberoEnv, joint: str) -> list[Handle]:
+    """The collision shapes that a joint moves."""
+    model = env.model
+    body = int(model.joint(joint).bodyid[0])
+    solid = model.geom_contype | model.geom_conaffinity
+    return [Handle(env, int(geom)) for geom in np.flatnonzero((model.geom_bodyid == body) & (solid != 0))]
+
+
 def handle_of(env: LiberoEnv, joint: str, direction: Vector) -> Handle:
     """Of the collision shapes that a joint moves, the one that sticks out furthest along a unit vector (3,)."""
-    body = int(env.model.joint(joint).bodyid[0])
-    shapes = [
-        Handle(env, geom)
-        for geom in range(env.model.ngeom)
-        if env.model.geom_bodyid[geom] == body and env.model.geom_contype[geom]
-    ]
-    return max(shapes, key=lambda shape: float(shape.centre() @ direction) + shape.half(direction))
+    return max(shapes_of(env, joint), key=lambda shape: float(shape.centre() @ direction) + shape.half(direction))
 
 
 def opening_sign(env: LiberoEnv, name: str) -> float:

@@ -1,0 +1,92 @@
+"""A stove's knob: taken from above by its bar, and turned about its axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.libero.env import LiberoEnv
+from vla_cl.errors import ConfigurationError
+from vla_cl.tasks.libero_handles import handle_of, joint_of
+from vla_cl.tasks.skills import (
+    Attitude,
+    Condition,
+    Hand,
+    Plan,
+    SkillFailed,
+    close_fingers,
+    descend,
+    rotation_about,
+    travel,
+)
+from vla_cl.tasks.skills.fixtures import let_go
+from vla_cl.tasks.skills.motion import UP
+
+Vector = NDArray[np.float64]
+
+_GRIP_DEPTH = 0.014  # metres below the bar's top
+_HOVER = 0.06
+_SPARE = 0.12  # radians further than a knob must go
+_AHEAD = 0.5  # radians that the hand is turned ahead of where it is
+_TIMEOUT = 80
+_EASY = 0.7  # radians: the yaw amid those that the wrist can reach
+_ROOMY, _LARGEST_TILT = 0.45, 0.4  # metres from the robot's base to where the arm is not folded; radians
+
+
+def turn(hand: Hand, env: LiberoEnv, name: str, on: bool) -> Plan[None]:
+    """Turn something on or off by its knob, taken from above.
+
+    Args:
+        hand: The hand.
+        env: The environment it acts in.
+        name: The thing ("flat_stove_1").
+        on: Whether it is to be on afterwards.
+
+    Raises:
+        ConfigurationError: It is neither on nor off.
+        SkillFailed: The knob did not turn far enough.
+    """
+    joint, kind = joint_of(env, name), env.kind(name)
+    if kind.on is None or kind.off is None:
+        raise ConfigurationError(f"{name!r} cannot be turned on or off")
+    anchor, axis = env.joint_axis(joint)
+    bar = handle_of(env, joint, axis)
+    height = float((bar.centre() - anchor) @ axis) + bar.half(axis) - _GRIP_DEPTH
+    place = anchor + height * axis
+    present, enough = env.joint(joint), min(kind.on) + _SPARE
+    way = (enough if on else max(kind.off)) - present
+    hand.closed = False
+    attitude = _grip(hand, env, place, bar.thin_direction(axis), float(axis[2]) * way)
+    yield from travel(hand, lambda: place + _HOVER * UP, attitude=attitude)
+    yield from descend(hand, lambda: place)
+    yield from close_fingers(hand)
+    done = (lambda: env.joint(joint) >= enough) if on else (lambda: kind.is_off(env.joint(joint)))
+    yield from _twist(hand, place, np.sign(way) * axis, done)
+    yield from let_go(hand)
+
+
+def _grip(hand: Hand, env: LiberoEnv, place: Vector, across: Vector, way: float) -> Attitude:
+    """How the hand takes a bar that it is to turn by an angle about the vertical, in radians.
+
+    From above, with room for the wrist to turn, and leaning away from the robot's base where the arm would be folded.
+    """
+    yaw = hand.finger_yaw(across)
+    yaw = min((yaw - np.pi, yaw, yaw + np.pi), key=lambda start: max(abs(start - _EASY), abs(start + way - _EASY)))
+    base = np.array(env.data.body("robot0_base").xpos)
+    level = (base - place) * (1.0, 1.0, 0.0)
+    lean = float(np.clip(4.0 * (_ROOMY - np.linalg.norm(level)), 0.0, _LARGEST_TILT))
+    if lean == 0.0:
+        return float(yaw)
+    axis = across * np.sign(float(np.cross(across, -UP) @ level))
+    return rotation_about(axis, lean) @ hand.pointing_down(yaw)
+
+
+def _twist(hand: Hand, place: Vector, axis: Vector, until: Condition) -> Plan[None]:
+    """Turn what is held about an axis (3,) through where it is held."""
+    for _ in range(_TIMEOUT):
+        if until():
+            hand.attitude = hand.rotation
+            return
+        hand.attitude = rotation_about(axis, _AHEAD) @ hand.rotation
+        yield hand.toward(place)
+    raise SkillFailed("the knob does not turn any further")
