@@ -15,9 +15,11 @@ from vla_cl.tasks.libero_drawers import close_drawer, open_drawer
 from vla_cl.tasks.libero_handles import joint_of
 from vla_cl.tasks.libero_knobs import turn
 from vla_cl.tasks.skills import Hand, Plan
-from vla_cl.tasks.skills.fixtures import push
+from vla_cl.tasks.skills.fixtures import tow
 
 __all__ = ["close_part", "open_part", "push_onto", "turn"]
+
+_LEAD, _TOW_HEIGHT = 0.02, 0.006  # metres: finger tips in a plate, on its floor, against its rim
 
 
 def open_part(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
@@ -53,13 +55,13 @@ def push_onto(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]
         SkillFailed: It never got there.
     """
     there = Condition("on", (thing, region))
-    yield from push(
+    yield from tow(
         hand,
         lambda: env.position(thing),
         lambda: env.site_pose(region)[0],
-        radius=float(env.raw.objects[thing].horizontal_radius),
+        lead=_LEAD,
         until=lambda: holds(env, there),
-        height=0.01,
+        height=_TOW_HEIGHT,
     )
 
 

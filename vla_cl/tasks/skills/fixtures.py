@@ -1,4 +1,4 @@
-"""Working fixtures: pull and push along a rail, twist about the vertical, press down, push over the table."""
+"""Working fixtures: pull and push along a rail, twist about the vertical, press down, push or tow over the table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Vector = NDArray[np.float64]
 
 _HOVER = 0.08
 _STEP = 0.05  # metres ahead of a thing that moves with the hand: how hard it is pulled
+_NEAR, _LOST = 0.015, 0.06  # metres from a goal, and from where the hand should be in what it tows
 
 
 def grip_handle(hand: Hand, handle: Point, direction: Vector) -> Plan[None]:
@@ -155,16 +156,70 @@ def push(
     raise SkillFailed("it was pushed, but not to its place")
 
 
+def tow(
+    hand: Hand,
+    dish: Point,
+    goal: Point,
+    lead: float,
+    until: Condition,
+    *,
+    height: float,
+    attempts: int = 4,
+    timeout: int = 90,
+) -> Plan[None]:
+    """Move a shallow dish over the table with closed finger tips in it, against the rim that goes ahead.
+
+    Unlike `push`, it needs no room behind the dish, and what is towed follows of itself.
+
+    Args:
+        hand: The hand.
+        dish: Where the dish's middle is, in metres.
+        goal: Where it is to go.
+        lead: How far ahead of its middle the finger tips are, in metres.
+        until: Whether it is there.
+        height: Of the finger tips above the dish's middle while they tow, in metres: low enough to press.
+        attempts: How often to begin anew.
+        timeout: Steps of one attempt.
+
+    Raises:
+        SkillFailed: It never got there.
+    """
+    for _ in range(attempts):
+        way = _flat(goal() - dish())
+        hand.closed = True
+        inside = partial(_behind, dish, way, -lead, height)
+        above = partial(_behind, dish, way, -lead, height + _HOVER)
+        yield from travel(hand, above, attitude=hand.finger_yaw(np.cross(UP, way)), tolerance=0.015)
+        yield from reach(hand, inside, tolerance=0.008, timeout=30)
+        for _ in range(timeout):
+            left = goal() - dish()
+            if until() and float(left @ way) < _NEAR:
+                break
+            if np.linalg.norm((inside() - hand.position)[:2]) > _LOST:
+                break
+            step = left * min(1.0, _STEP / max(float(np.linalg.norm(left)), 1e-9))
+            yield hand.toward(hand.position + _level(step) + (inside() - hand.position) @ UP * UP)
+        yield from retreat(hand, 0.1)
+        if until():
+            return
+    raise SkillFailed("it was towed, but not to its place")
+
+
 def _flat(vector: Vector) -> Vector:
     """The level unit vector (3,) nearest to a vector."""
-    level: Vector = vector * np.array([1.0, 1.0, 0.0])
+    level = _level(vector)
     return level / max(float(np.linalg.norm(level)), 1e-9)
+
+
+def _level(vector: Vector) -> Vector:
+    """What of a vector (3,) is level."""
+    level: Vector = vector * np.array([1.0, 1.0, 0.0])
+    return level
 
 
 def _across(vector: Vector, way: Vector) -> Vector:
     """What of a vector (3,) is level and across a level unit vector."""
-    across: Vector = (vector - vector @ way * way) * np.array([1.0, 1.0, 0.0])
-    return across
+    return _level(vector - vector @ way * way)
 
 
 def _behind(thing: Point, way: Vector, distance: float, height: float) -> Vector:
