@@ -46,20 +46,19 @@ def model_classes() -> ModelClasses:
     class LiberoThing(MujocoXMLObject):
         """An object or a fixture; what its model lacks is stood in for."""
 
-        def __init__(self, name: str, file: Path, assets: Path, free: bool) -> None:
-            self._assets = assets
+        def __init__(self, name: str, file: Path, free: bool) -> None:
             joints = [dict(_FREE)] if free else None
             super().__init__(str(file), name=name, joints=joints, obj_type="all", duplicate_collision_geoms=False)
 
         def resolve_asset_dependency(self) -> None:
             super().resolve_asset_dependency()
-            stand_in(self.root, self._assets)
+            self.missing = stand_in(self.root)
 
     class LiberoRoom(Arena):
         """A room with its table; what its model lacks is stood in for."""
 
-        def __init__(self, file: Path, assets: Path, textures: dict[str, Path]) -> None:
-            self._assets, self._textures = assets, textures
+        def __init__(self, file: Path, textures: dict[str, Path]) -> None:
+            self._textures = textures
             super().__init__(str(file))
 
         def resolve_asset_dependency(self) -> None:
@@ -68,7 +67,7 @@ def model_classes() -> ModelClasses:
                 texture = self.asset.find(f"./texture[@name='{name}']")
                 if texture is not None and (file.is_file() or not os.path.isfile(texture.get("file", ""))):
                     texture.set("file", str(file))
-            stand_in(self.root, self._assets)
+            self.missing = stand_in(self.root)
 
     def upright_panda(class_name: str, base: str) -> type:
         members = {
@@ -84,7 +83,7 @@ def model_classes() -> ModelClasses:
 
 
 def build_thing(name: str, kind: str, assets: Path, free: bool) -> Any:
-    """The model of an object, free to move, or of a fixture.
+    """The model of an object, free to move, or of a fixture. Its `missing` lists the files that were stood in for.
 
     Raises:
         UnknownNameError: LIBERO has no such category.
@@ -93,17 +92,17 @@ def build_thing(name: str, kind: str, assets: Path, free: bool) -> Any:
     known = category(kind)
     if free and not known.movable:
         raise ConfigurationError(f"{name!r}: a {kind} cannot be an object; declare it among the fixtures")
-    return model_classes().thing(name, _existing(assets / known.xml, kind), assets, free)
+    return model_classes().thing(name, _existing(assets / known.xml, kind), free)
 
 
 def build_room(workspace: Workspace, assets: Path) -> Any:
-    """The model of a workspace's room, its table in place, and its camera.
+    """The model of a workspace's room, its table in place, and its camera; `missing` as for things.
 
     Raises:
         ConfigurationError: The assets lack the room's XML.
     """
     textures = {name: assets / "textures" / file for name, file in _textures(workspace).items()}
-    room = model_classes().room(_existing(assets / "scenes" / workspace.arena, "room"), assets, textures)
+    room = model_classes().room(_existing(assets / "scenes" / workspace.arena, "room"), textures)
     if workspace.table is not None:
         _stretch_table(room, workspace)
     room.set_origin([0, 0, 0])

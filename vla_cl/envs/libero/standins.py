@@ -10,6 +10,7 @@ import logging
 import threading
 import xml.etree.ElementTree as ElementTree
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,13 @@ _named: set[Path] = set()
 _naming = threading.Lock()
 
 
-def stand_in(root: ElementTree.Element, assets: Path) -> list[Path]:
+def stand_in(root: ElementTree.Element) -> list[Path]:
     """Replace what a model refers to and is not there, in place.
 
     A texture becomes a plain colour. Of a mesh, its shapes are left out, and the body's collision shapes are shown.
 
     Args:
         root: The model, its files absolute.
-        assets: Folder that files are named relative to when they are logged.
 
     Returns:
         The files that are missing.
@@ -66,8 +66,24 @@ def stand_in(root: ElementTree.Element, assets: Path) -> list[Path]:
         colours = {name: plain_colour(name) for name in meshes}
         for body in list(root.iter("body")) + list(root.iter("worldbody")):
             _show_collision_shapes(body, colours)
-    _name_once(list(missing.values()), assets)
     return list(missing.values())
+
+
+def name_once(files: Iterable[Path], assets: Path) -> None:
+    """Log the missing files that were not logged before, all in one line.
+
+    Args:
+        files: What `stand_in` returned.
+        assets: Folder that they are named relative to.
+    """
+    with _naming:
+        new = sorted(set(files) - _named)
+        _named.update(new)
+    if new:
+        names = [str(file.relative_to(assets) if file.is_relative_to(assets) else file) for file in new]
+        logger.warning(
+            "LIBERO's assets lack %d files, plain shapes and colours stand in: %s", len(names), ", ".join(names)
+        )
 
 
 def plain_colour(name: str) -> tuple[float, float, float]:
@@ -100,14 +116,3 @@ def _show_collision_shapes(body: ElementTree.Element, colours: dict[str, tuple[f
                 shown.attrib.pop(attribute, None)
             shown.attrib.update(_VISUAL, rgba=" ".join(f"{value:g}" for value in (*colour, 1.0)))
             body.append(shown)
-
-
-def _name_once(files: list[Path], assets: Path) -> None:
-    with _naming:
-        new = sorted(set(files) - _named)
-        _named.update(new)
-    if new:
-        names = [str(file.relative_to(assets) if file.is_relative_to(assets) else file) for file in new]
-        logger.warning(
-            "LIBERO's assets lack %d files, plain shapes and colours stand in: %s", len(names), ", ".join(names)
-        )

@@ -11,6 +11,7 @@ import numpy as np
 from vla_cl.envs.libero.bddl import Problem, by_category
 from vla_cl.envs.libero.models import ZONE_HALF_HEIGHT, add_region, build_room, build_thing, model_classes
 from vla_cl.envs.libero.sampling import CannotPlaceError, Part, Placement
+from vla_cl.envs.libero.standins import name_once
 from vla_cl.envs.libero.workspaces import Workspace, workspace
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.robosuite_import import import_robosuite
@@ -68,6 +69,7 @@ def register_world() -> str:
                 name: build_thing(name, kinds[name], self._assets, free=True) for name in by_category(kinds)
             }
             things = {**self.objects, **self.fixtures}
+            name_once((file for model in (room, *things.values()) for file in model.missing), self._assets)
             self.parts = _zones(self.problem, self.workspace, room) | _marked_parts(self.problem, things)
             self._placement = Placement(self.problem, self.workspace, things, self.parts)
             self.model = ManipulationTask(
