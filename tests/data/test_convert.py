@@ -436,3 +436,23 @@ def test_a_truncated_video_is_refused(tmp_path: Path) -> None:
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(DataFileError, match=r"file-000\.mp4.*fetch it again"):
         run(folder, "vla_cl", tmp_path / "out.hdf5")
+
+
+def test_full_files_are_followed_by_others(
+    make_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files that are full at once, every episode gets its own, in numbered chunks of two."""
+    from vla_cl.data import lerobot_layout
+
+    source = make_file((4, 5, 6, 7, 8))
+    for name, value in (("DATA_MEGABYTES", 0), ("VIDEO_MEGABYTES", 0), ("FILES_A_CHUNK", 2)):
+        monkeypatch.setattr(lerobot_layout, name, value)
+    folder = run(source, "lerobot", tmp_path / "there", png=False)
+    places = [f"chunk-00{chunk}/file-00{file}" for chunk, file in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))]
+    assert sorted(str(path.relative_to(folder)) for path in (folder / "data").rglob("*.parquet")) == [
+        f"data/{place}.parquet" for place in places
+    ]
+    hand = folder / "videos/observation.images.hand"
+    assert sorted(str(path.relative_to(hand)) for path in hand.rglob("*.mp4")) == [f"{place}.mp4" for place in places]
+    back = run(folder, "vla_cl", tmp_path / "back.hdf5")
+    assert_same(source, back, simulation=False, pictures=False, last=False)

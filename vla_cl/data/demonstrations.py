@@ -11,6 +11,8 @@ import numpy as np
 
 from vla_cl.data.columns import Column, Run, open_column
 from vla_cl.data.integrity import CHECKSUM, content_checksum, damage_reported
+from vla_cl.data.libero_file import is_libero
+from vla_cl.data.robomimic_file import is_robomimic
 from vla_cl.data.schema import (
     AGENT_POS,
     ENVIRONMENT_STATE,
@@ -117,6 +119,14 @@ class DemonstrationFile(Demonstrations):
             )
 
     def _read_header(self) -> None:
+        data = self._file.get("data")
+        if isinstance(data, h5py.Group) and data.attrs.get("schema") != SCHEMA:
+            theirs = "LIBERO's" if is_libero(data) else "robomimic's" if is_robomimic(data) else None
+            if theirs:
+                raise DataFileError(
+                    f"{self.path} is in {theirs} layout, this needs ours; "
+                    f"convert it: vla-cl data convert {self.path} --to vla_cl --output NEW.hdf5"
+                )
         if "data" not in self._file or self._file["data"].attrs.get("schema") != SCHEMA:
             raise DataFileError(
                 f"{self.path} was not written by vla_cl (data/ has no attribute schema = {SCHEMA!r}), and it is "

@@ -48,6 +48,11 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
             self.frames += 1
 
+    @property
+    def bytes(self) -> int:
+        """What is in the file so far; the first frames wait in the encoder."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def close(self) -> None:
         """Write what is left."""
         if self.frames:

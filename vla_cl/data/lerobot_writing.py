@@ -167,7 +167,7 @@ class _Writer:
     def _write_video(self, key: str, frames: NDArray[np.uint8]) -> dict[str, Any]:
         """Append frames to the present video of a camera, or begin the next one when that is full."""
         video = self._videos.get(key)
-        if video is None or video.path.stat().st_size >= layout.VIDEO_MEGABYTES * _MEGABYTE:
+        if video is None or video.bytes >= layout.VIDEO_MEGABYTES * _MEGABYTE:
             if video is not None:
                 video.close()
             place = layout.next_file(*self._video_places.get(key, (0, -1)))
