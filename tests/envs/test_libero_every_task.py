@@ -11,6 +11,7 @@ import pytest
 from tests.envs.libero_scenes import STAY, libero
 from vla_cl.envs.libero.env import THING_SLOTS
 from vla_cl.envs.robosuite.env import JOINT_SLOTS
+from vla_cl.tasks import libero_suites
 from vla_cl.tasks.libero_suites import NAMES_FILE
 
 TASKS = [(suite, name) for suite, names in json.loads(NAMES_FILE.read_text()).items() for name in names]
@@ -30,3 +31,14 @@ def test_a_task_builds_takes_its_states_and_moves(libero_root: Path, suite: str,
         assert not env.advance(action).info["failure"]
     assert not any(warning.number for warning in env.data.warning)
     assert np.isfinite(env.get_state()).all()
+
+
+def test_suites_declare_the_ranges_of_everything_that_is_seen(libero_root: Path) -> None:
+    assert (libero_suites.THING_SLOTS, libero_suites.JOINT_SLOTS) == (THING_SLOTS, JOINT_SLOTS)
+    for suite, problem in dict(TASKS).items():
+        ranges, env = libero_suites.ranges_of(suite), libero(suite, problem, privileged=True)
+        env.restart(options={"init_state": 0})
+        seen = env.observe()
+        for name in ("agent_pos", "environment_state"):
+            low, high = (np.array(bound) for bound in ranges[name])
+            assert ((low - 1e-3 <= seen[name]) & (seen[name] <= high + 1e-3)).all(), name

@@ -87,14 +87,33 @@ _TURNED = 3.7
 """Radians, of the rotation vector: a hand that points down is turned by pi, and LIBERO does not fold what is beyond."""
 
 
+_JOINT_REACH = 2.1
+"""Metres or radians: the microwave's door opens widest."""
+
+THING_SLOTS, JOINT_SLOTS = 12, 6
+"""Of the privileged state, as in `vla_cl.envs.libero.env`, which would be slow to import for a list of suites."""
+
+
 def ranges_of(suite: str) -> Ranges:
-    """The workspace of a suite: actions (7,), and as `agent_pos` (8,) the hand's position, its rotation vector and the
-    positions of the two finger joints, of which one is never negative and the other never positive.
+    """The workspace of a suite.
+
+    Actions (7,); as `agent_pos` (8,) the hand's position, its rotation vector and the two finger joints' positions, one
+    never negative, the other never positive; as `environment_state` (98,) that again, things' positions and quaternions,
+    and fixtures' joints.
     """
     lowest, highest = _HEIGHTS[suite]
     low = (-0.6, -0.5, lowest, *(-_TURNED,) * 3, 0.0, -0.04)
     high = (0.4, 0.5, highest, *(_TURNED,) * 3, 0.04, 0.0)
-    return {"action": ((-1.0,) * 7, (1.0,) * 7), "agent_pos": (low, high)}
+    place_low, place_high = (-0.6, -0.5, -0.1, *(-1.0,) * 4), (0.6, 0.5, highest, *(1.0,) * 4)
+    joints = (_JOINT_REACH,) * JOINT_SLOTS
+    return {
+        "action": ((-1.0,) * 7, (1.0,) * 7),
+        "agent_pos": (low, high),
+        "environment_state": (
+            (*low, *place_low * THING_SLOTS, *(-reach for reach in joints)),
+            (*high, *place_high * THING_SLOTS, *joints),
+        ),
+    }
 
 
 @cache
