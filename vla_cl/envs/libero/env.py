@@ -196,6 +196,10 @@ class LiberoEnv(RobosuiteEnv):
         """Whether the robot touches a thing."""
         return self._contact(self._indices[name], _ROBOT)
 
+    def shapes_of(self, name: str) -> NDArray[np.intp]:
+        """Numbers of a thing's geoms; those of tables, floor and walls for the name ""."""
+        return np.flatnonzero(self._owners == (self._indices[name] if name else _NOBODY))
+
     def _contact(self, first: int, second: int) -> bool:
         pairs = np.sort(self._owners[self.data.contact.geom], axis=1)
         return bool((pairs == sorted((first, second))).all(axis=1).any())

@@ -1,0 +1,125 @@
+"""Where a thing in the hand can be put down: how deep it goes at each spot, before it or the hand meets something.
+
+Like grips, places are looked for in the scene as it is, cut into columns: a thing and the hand that holds it are let
+down at each spot of a region, turned this way and that, onto what stands there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.libero.env import LiberoEnv
+from vla_cl.tasks.libero_shapes import Boxes, boxes_of, hand_boxes, others
+from vla_cl.tasks.skills import Hand
+
+Vector = NDArray[np.float64]
+
+_CELL = 0.005
+_SPOTS = 9  # along each edge of a region
+_TURNS = np.array([0.0, 0.5, -0.5, 1.0, -1.0]) * np.pi
+_LARGEST_YAW = 2.0  # radians from the nominal start, either way
+_HIGH_COST, _OFF_COST, _YAW_COST = 20.0, 1.0, 0.02  # a metre above the deepest, a metre off the middle, a radian
+_WAY_ROOM = 0.02  # metres above what is crossed
+_ALONG, _ACROSS = 24, 5  # lines that the way is cut by
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a thing's body is to be (3,) in metres when it rests, and how far it is turned till then, in radians."""
+
+    point: Vector
+    turn: float
+    cost: float
+
+
+def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vector, ceiling: float = np.inf) -> Spot:
+    """The spot of a rectangle where a held thing goes deepest, nearest to the middle.
+
+    Args:
+        hand: The hand, which holds the thing.
+        env: The scene.
+        thing: What it holds.
+        centre: Middle of the rectangle (2,), in metres.
+        half: Half its edges along the world's axes (2,).
+        ceiling: Height in metres above which the thing's body must not come to rest, if there is a choice.
+    """
+    body = env.position(thing)
+    held = boxes_of(env, [thing]) + hand_boxes(env)
+    offsets = [np.linspace(-1.0, 1.0, _SPOTS) * edge if edge > 1e-6 else np.zeros(1) for edge in half]
+    spots = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 2)
+    reach = max(float(np.linalg.norm((corner - body)[:2])) for corner in held.extent) + _CELL
+    around = others(env, thing).near(centre, reach + float(np.linalg.norm(half)))
+    ground = _HeightMap(around, centre, reach + np.max(half) + _CELL)
+    tried = []
+    for turn in _TURNS:
+        if abs(hand.yaw + turn) > _LARGEST_YAW:
+            continue
+        points, depth = _underside(held.turned(body, turn), body, reach)
+        rest = np.array([float((ground.at(centre + spot + points) - depth).max()) for spot in spots])
+        tried += [(spot, turn, height) for spot, height in zip(spots, rest, strict=True)]
+    deepest = min(height for _, _, height in tried)
+
+    def cost(spot: Vector, turn: float, height: float) -> float:
+        return (
+            _HIGH_COST * (height - deepest)
+            + _OFF_COST * float(np.linalg.norm(spot))
+            + _YAW_COST * (abs(hand.yaw + turn) + abs(turn))
+            + (100.0 if height > ceiling else 0.0)
+        )
+
+    spot, turn, height = min(tried, key=lambda each: cost(*each))
+    return Spot(np.array([*(centre + spot), height]), turn, cost(spot, turn, height))
+
+
+def clear_height(env: LiberoEnv, thing: str, goal: Vector, with_hand: bool = True) -> float:
+    """The height in metres at which a thing's body passes over everything between where it is and a point (3,)."""
+    body = env.position(thing)
+    moving = boxes_of(env, [thing]) + hand_boxes(env) if with_hand else boxes_of(env, [thing])
+    low, high = boxes_of(env, [thing]).extent
+    return _top_between(others(env, thing), body, goal, high - low) - float(moving.extent[0][2] - body[2]) + _WAY_ROOM
+
+
+def clear_height_of_hand(env: LiberoEnv, goal: Vector) -> float:
+    """The height in metres at which the grip site passes over everything on its way to a point (3,)."""
+    here = env.gripper.position
+    low, high = hand_boxes(env).extent
+    return _top_between(others(env), here, goal, high - low) + float(here[2] - low[2]) + _WAY_ROOM
+
+
+def _top_between(boxes: Boxes, start: Vector, goal: Vector, extent: Vector) -> float:
+    way = (goal - start)[:2]
+    across = np.array([-way[1], way[0]]) / max(float(np.linalg.norm(way)), 1e-6)
+    half = float(np.linalg.norm(extent[:2])) / 2
+    along = np.linspace(0.0, 1.0, _ALONG)[:, None, None] * way
+    points = start[:2] + along + np.linspace(-half, half, _ACROSS)[None, :, None] * across
+    return float(boxes.top(points).max())
+
+
+class _HeightMap:
+    """Heights of what stands around a point, looked up by the nearest cell."""
+
+    def __init__(self, boxes: Boxes, centre: Vector, reach: float) -> None:
+        count = int(np.ceil(reach / _CELL)) + 1
+        steps = np.arange(-count, count + 1) * _CELL
+        self._corner = centre - count * _CELL
+        self._heights = boxes.top(centre + np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1))
+
+    def at(self, points: Vector) -> Vector:
+        """Heights at points (K, 2)."""
+        cells = np.rint((points - self._corner) / _CELL).astype(np.intp)
+        last = np.array(self._heights.shape) - 1
+        cells = np.clip(cells, 0, last)
+        heights: Vector = self._heights[cells[:, 0], cells[:, 1]]
+        return heights
+
+
+def _underside(boxes: Boxes, body: Vector, reach: float) -> tuple[Vector, Vector]:
+    """Where boxes are, as offsets (K, 2) from a body, and their lowest heights (K,) above it."""
+    steps = np.arange(-reach, reach + _CELL, _CELL)
+    offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    lowest = boxes.bottom(body[:2] + offsets)
+    there = np.isfinite(lowest)
+    return offsets[there], lowest[there] - body[2]

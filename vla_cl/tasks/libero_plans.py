@@ -1,0 +1,126 @@
+"""The expert of LIBERO's tasks: for each condition of the goal, the skills that make it true.
+
+Things are taken and put down wherever the scene leaves room (`libero_grasps`, `libero_places`); the fixtures that open,
+close and turn have skills of their own (`libero_fixtures`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.envs.libero.bddl import Condition
+from vla_cl.envs.libero.env import LiberoEnv
+from vla_cl.envs.libero.predicates import holds
+from vla_cl.errors import ConfigurationError
+from vla_cl.tasks.expert import EXPERTS
+from vla_cl.tasks.libero_grasps import graspable
+from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand
+from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, fixed, grasp, place, rise_to
+
+Vector = NDArray[np.float64]
+
+_STAGES = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
+_EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
+_CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
+_PRESSED = 0.002  # metres that a thing is let down further than it should go
+_CARRY = 0.03  # metres that a thing is carried above its place at least
+
+
+def libero_plan(hand: Hand) -> Plan[None]:
+    """Make the conditions of the goal true one after the other, those that hold already left out."""
+    env = cast(LiberoEnv, hand.env)
+    for condition in ordered(env.problem.goal):
+        if not holds(env, condition):
+            yield from _achieve(hand, env, condition)
+
+
+def ordered(goal: tuple[Condition, ...]) -> list[Condition]:
+    """Conditions in the order in which they are made true.
+
+    What is opened or turned is so before things are moved, and what is closed is closed after; what something else is
+    to stand on goes first.
+    """
+    conditions = sorted(goal, key=lambda condition: _STAGES.get(condition.predicate, 2))
+    moved = [condition.arguments[0] for condition in conditions if _STAGES.get(condition.predicate) == 2]
+
+    def depth(condition: Condition) -> int:
+        below = [other for other in conditions if other.arguments[0] == condition.arguments[-1] and other != condition]
+        return 1 + max((depth(other) for other in below if other.arguments[0] in moved), default=0)
+
+    return sorted(conditions, key=lambda each: (_STAGES.get(each.predicate, 2), depth(each)))
+
+
+def _achieve(hand: Hand, env: LiberoEnv, condition: Condition) -> Plan[None]:
+    match condition.predicate, condition.arguments:
+        case "on", (thing, below) if below in env.parts:
+            yield from _put_on_region(hand, env, thing, below)
+        case "on", (thing, below):
+            yield from _put_on_thing(hand, env, thing, below)
+        case "in", (thing, region):
+            yield from _put_in(hand, env, thing, region)
+        case predicate, (name,) if predicate in _STAGES:
+            yield from _work(hand, env, predicate, name)
+        case _:
+            raise ConfigurationError(f"no skill makes {condition} true; write an expert of your own")
+
+
+def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
+    from vla_cl.tasks import libero_fixtures
+
+    skills = {
+        "open": libero_fixtures.open_part,
+        "close": libero_fixtures.close_part,
+        "turnon": partial(libero_fixtures.turn, on=True),
+        "turnoff": partial(libero_fixtures.turn, on=False),
+    }
+    yield from skills[predicate](hand, env, name)
+
+
+def _put_on_thing(hand: Hand, env: LiberoEnv, thing: str, below: str) -> Plan[None]:
+    """Onto the middle of something that may have been moved."""
+    held = yield from _take(hand, env, thing)
+    yield from _put(hand, env, held, env.position(below)[:2], np.full(2, _CENTRED))
+
+
+def _put_on_region(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
+    position, rotation = env.site_pose(region)
+    half = np.maximum(np.abs(rotation) @ env.parts[region].size - _EDGE, 0.0)
+    held = yield from _take(hand, env, thing)
+    yield from _put(hand, env, held, position[:2], half[:2])
+
+
+def _put_in(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
+    kind = env.kind(region)
+    joints = [joint for joint in env.joints_of(region) if joint in env._joints]
+    if kind.open is not None and joints and not any(kind.is_open(env.joint(joint)) for joint in joints):
+        yield from _work(hand, env, "open", region)
+    held = yield from _take(hand, env, thing)
+    position, rotation = env.site_pose(region)
+    extent = np.abs(rotation @ env.parts[region].size)
+    half = np.maximum(extent - _EDGE, 0.0)
+    yield from _put(hand, env, held, position[:2], half[:2], ceiling=float(position[2] + extent[2]))
+
+
+def _take(hand: Hand, env: LiberoEnv, thing: str) -> Plan[Graspable]:
+    grip = graspable(hand, env, thing)
+    yield from rise_to(hand, clear_height_of_hand(env, grip.place(hand)))
+    yield from grasp(hand, grip, attempts=1)
+    return grip
+
+
+def _put(
+    hand: Hand, env: LiberoEnv, held: Graspable, centre: Vector, half: Vector, ceiling: float = np.inf
+) -> Plan[None]:
+    spot = best_spot(hand, env, held.name, centre, half, ceiling)
+    goal = spot.point - [0.0, 0.0, _PRESSED]
+    top = max(float(goal[2]), float(env.position(held.name)[2]))
+    clearance = max(_CARRY, clear_height(env, held.name, goal) - top)
+    headings = (held.heading(hand) + spot.turn,) if spot.turn else ()
+    yield from place(hand, held, fixed(goal), headings=headings, clearance=clearance, release_within=0.004)
+
+
+EXPERTS.register("libero", partial(SkillExpert, libero_plan))
