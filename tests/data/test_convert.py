@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -17,6 +20,8 @@ from PIL import Image
 from tests.data.foreign_files import LANGUAGE, SIZE, action, upright, vector, write_libero, write_robomimic
 from tests.data.test_layout import read_like_robomimic
 from vla_cl.data import (
+    LAYOUTS,
+    Conversion,
     DemonstrationFile,
     Episode,
     Header,
@@ -28,6 +33,7 @@ from vla_cl.data import (
     write_demonstrations,
 )
 from vla_cl.data.lerobot_reading import LeRobotDataset
+from vla_cl.data.recordings import Recordings
 from vla_cl.errors import ConfigurationError, DataFileError, UnknownNameError
 
 LENGTHS = (5, 9, 3)
@@ -389,8 +395,6 @@ def test_mistakes_are_told_before_anything_is_written(ours: Path, tmp_path: Path
 
 
 def test_a_damaged_source_is_not_converted(ours: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = Path(shutil.copy(ours, tmp_path / "damaged.hdf5"))
     with h5py.File(copy, "r+") as file:
         file["data/demo_0/rewards"][0] += 1
@@ -418,8 +422,6 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
 def test_a_bad_lerobot_data_set_is_refused_in_one_line(
     lerobot: Path, tmp_path: Path, change: Callable[[dict], object], fragments: tuple[str, ...]
 ) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(lerobot, tmp_path / "copy"))
     edit(copy / "meta/info.json", change)
     with pytest.raises(DataFileError) as refused:
@@ -456,3 +458,21 @@ def test_full_files_are_followed_by_others(
     assert sorted(str(path.relative_to(hand)) for path in hand.rglob("*.mp4")) == [f"{place}.mp4" for place in places]
     back = run(folder, "vla_cl", tmp_path / "back.hdf5")
     assert_same(source, back, simulation=False, pictures=False, last=False)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_interrupted_conversion_leaves_what_was_there(ours: Path, tmp_path: Path, layout: str) -> None:
+    output = tmp_path / ("there" if layout == "lerobot" else "there.hdf5")
+    run(ours, layout, output, png=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    @contextmanager
+    def interrupted() -> Iterator[Recordings]:
+        with open_demonstrations(ours) as file:
+            read = file.episode
+            file.episode = lambda index: read(index) if index < 2 else signal.raise_signal(signal.SIGINT)  # type: ignore
+            yield file
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(Conversion((interrupted,), layout, (output,)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

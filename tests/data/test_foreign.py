@@ -214,6 +214,11 @@ def link_out(file: h5py.File) -> None:
         (replace("data/demo_1/actions", np.full((4, 7), 1.5)), ("data/demo_1/actions", "1.5", "step 0", "[-1, 1]")),
         (replace("data/demo_1/actions", np.full((4, 7), np.nan)), ("data/demo_1/actions", "nan", "step 0")),
         (replace("data/demo_0/obs/agentview_rgb", np.zeros((6, 64, 48, 3), np.uint8)), ("agentview_rgb", "square")),
+        (replace("data/demo_0/obs/agentview_rgb", np.zeros((6, 64), np.uint8)), ("agentview_rgb", "square")),
+        (replace("data/demo_1/states", np.zeros((4, 12))), ("data/demo_1/states", "(4, 12)", "(4, 11)")),
+        (replace("data/demo_1/rewards", np.zeros(3)), ("data/demo_1/rewards", "(3,)", "(4,)")),
+        (replace("data/demo_0/actions", np.zeros(6)), ("data/demo_0/actions", "a row of numbers")),
+        (delete("data/demo_1/obs"), ("data/demo_1", "has no obs/agentview_rgb", "leave")),
         (empty, ("holds no demonstration", "fetch")),
         (link_out, ("data/demo_0/actions", "external link", "never followed")),
     ],
@@ -229,6 +234,25 @@ def test_a_bad_libero_file_is_refused_in_one_line(
     for fragment in (str(path), *fragments):
         assert fragment in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_cameras_of_different_sizes_are_refused(libero: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(libero, tmp_path / "bad.hdf5"))
+    with h5py.File(path, "r+") as file:
+        for name, group in file["data"].items():
+            replace(f"data/{name}/obs/eye_in_hand_rgb", np.zeros((len(group["actions"]), 32, 32, 3), np.uint8))(file)
+    with pytest.raises(DataFileError, match=r"differ in size .agentview 64, wrist 32 px"):
+        open_demonstrations(path)
+
+
+def test_what_followed_must_fit_what_was_seen(robomimic: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(robomimic, tmp_path / "bad.hdf5"))
+    with h5py.File(path, "r+") as file:
+        replace("data/demo_2/next_obs/object", np.zeros((3, 14)))(file)
+    with pytest.raises(
+        DataFileError, match=r"data/demo_2/next_obs/object is float64\(3, 14\), expected numbers \(4, 14\)"
+    ):
+        open_demonstrations(path)
 
 
 def test_actions_beyond_the_range_by_rounding_are_cut_back(libero: Path, tmp_path: Path) -> None:

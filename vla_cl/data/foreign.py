@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -44,8 +44,12 @@ class ForeignDemonstrations(Demonstrations):
     first_action: int = 0
 
     @abc.abstractmethod
-    def _describe(self, data: h5py.Group, first: h5py.Group) -> Header:
-        """Set `parts` (and the other attributes), and say what is known once; cameras and sizes are filled in."""
+    def _describe(self, data: h5py.Group, first: h5py.Group) -> tuple[Header, str]:
+        """Set `parts` and the other attributes, and say what is known once: all but `observation`, which is filled in.
+
+        Returns:
+            The description, and in words what is not what it was once this is converted.
+        """
 
     @abc.abstractmethod
     def _rows(self, index: int, name: str, following: bool) -> list[Run]:
@@ -57,8 +61,9 @@ class ForeignDemonstrations(Demonstrations):
         if not names:
             raise self.refusal("data/", "holds no demonstration (demo_0, demo_1, ...)", "fetch the file again")
         self.names = tuple(names)
-        self.header = self._describe(data, data[names[0]])
+        header, note = self._describe(data, data[names[0]])
         self._check_structure()
+        self.header = embedded_header(data, header, self._observation(), self.path.name, self.layout, note)
         self.seeds = np.array(
             [int(self.group(index).attrs.get("seed", UNKNOWN_SEED)) for index in range(len(names))], np.int64
         )
@@ -119,67 +124,78 @@ class ForeignDemonstrations(Demonstrations):
         stored = group[name][self.first_action :] if name in group else np.zeros(length)
         return np.asarray(stored)
 
-    def complete(self, header: Header, note: str) -> Header:
-        """A description with what the parts say; what one of our own exports holds of the original goes first.
+    def _beside(self, group: h5py.Group, name: str, length: int) -> Iterator[tuple[str, int]]:
+        """Other datasets that go with an observation of `length` stored rows, and how many rows they must have."""
+        return iter(())
 
-        Args:
-            header: What the layout says.
-            note: What is not what it was once it is converted, in words.
-        """
-        first = self.group(0)
+    def _observation(self) -> dict[str, Any]:
         cameras = [key.removesuffix(IMAGE_SUFFIX) for key in self.parts if key.endswith(IMAGE_SUFFIX)]
-        observation: dict[str, Any] = {"cameras": cameras, "privileged": ENVIRONMENT_STATE in self.parts}
-        if cameras:
-            observation["image_size"] = int(first[self.parts[image_key(cameras[0])][0]].shape[1])
-        return embedded_header(self._file["data"], header, observation, self.path.name, self.layout, note)
+        seen: dict[str, Any] = {"cameras": cameras, "privileged": ENVIRONMENT_STATE in self.parts}
+        sizes = {camera: self.dataset(0, self.parts[image_key(camera)][0]).shape[1] for camera in cameras}
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{camera} {size}" for camera, size in sizes.items())
+            raise self.refusal("images", f"of the cameras differ in size ({told} px)", "store one size")
+        return seen | ({"image_size": int(sizes[cameras[0]])} if cameras else {})
 
     def _check_structure(self) -> None:
         first = self.group(0)
-        keys = sorted(first["obs"])
-        needed = ["actions", *(name for names in self.parts.values() for name in names)]
-        rows = {name: first[name].shape[1:] if name in first else None for name in needed}
-        for position, name in enumerate(self.names):
-            group = self.group(position)
-            for key in sorted({*keys, *group.get("obs", ())}):
-                if (key in group.get("obs", ())) != (key in keys):
-                    lacking, having = (name, self.names[0]) if key in keys else (self.names[0], name)
-                    raise self.refusal(
-                        f"data/{lacking}", f"has no obs/{key}, which {having} has", f"leave {name} out, or complete it"
-                    )
-            for part in needed:
-                self._check_dataset(group, part, rows[part])
-        self.lengths = np.array([self._length(index) for index in range(len(self.names))], np.int64)
+        widths: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            group = self.group(index)
+            self._check_keys(name, group.get("obs", ()), first.get("obs", ()))
+            length = len(self._checked(group, "actions", None, first))
+            for key, parts in self.parts.items():
+                for part in parts:
+                    dataset = self._checked(group, part, length, first, image=key.endswith(IMAGE_SUFFIX))
+                    for other, rows in self._beside(group, part, length):
+                        self._checked(group, other, rows, first, like=dataset)
+                widths[key] = sum(first[part].shape[1] for part in parts)
+            for optional in ("states", OWN_STATES, "executed_actions", "rewards", "dones"):
+                if optional in group or optional in first:
+                    self._checked(group, optional, length, first, scalar=optional in ("rewards", "dones"))
+        self.lengths = np.array([len(self.dataset(index, "actions")) for index in range(len(self.names))], np.int64)
+        self.lengths -= self.first_action
         if (self.lengths < 1).any():
             short = self.names[int(np.argmin(self.lengths))]
             raise self.refusal(f"data/{short}", "is too short: no action has an observation before it", "leave it out")
-        widths = {key: sum(rows[name][0] for name in names) for key, names in self.parts.items()}  # type: ignore[index]
-        self.action_dim = int(rows["actions"][0])  # type: ignore[index]
-        self.agent_pos_dim = widths[AGENT_POS]
-        self.environment_state_dim = widths.get(ENVIRONMENT_STATE, 0)
+        self.action_dim = int(first["actions"].shape[1])
+        self.agent_pos_dim, self.environment_state_dim = widths[AGENT_POS], widths.get(ENVIRONMENT_STATE, 0)
         self.state_dim = int(self._states(first, 1).shape[1])
 
-    def _length(self, index: int) -> int:
-        return len(self.dataset(index, "actions")) - self.first_action
+    def _check_keys(self, name: str, keys: Collection[str], expected: Collection[str]) -> None:
+        for key in sorted({*keys, *expected}):
+            if (key in keys) != (key in expected):
+                lacking, having = (name, self.names[0]) if key in expected else (self.names[0], name)
+                raise self.refusal(
+                    f"data/{lacking}", f"has no obs/{key}, which {having} has", f"leave {name} out, or complete it"
+                )
 
-    def _check_dataset(self, group: h5py.Group, name: str, row: tuple[int, ...] | None) -> None:
+    def _checked(
+        self,
+        group: h5py.Group,
+        name: str,
+        rows: int | None,
+        first: h5py.Group,
+        *,
+        image: bool = False,
+        scalar: bool = False,
+        like: h5py.Dataset | None = None,
+    ) -> h5py.Dataset:
+        """A dataset that has `rows` rows (None: any number), of numbers, shaped as the first demonstration's."""
         place = f"{group.name.lstrip('/')}/{name}"
-        if row is None or name not in group:
+        if not (isinstance(group.get(name), h5py.Dataset) and isinstance(first.get(name), h5py.Dataset)):
             raise self.refusal(place, "is missing", "leave that demonstration out, or fetch the file again")
         dataset = group[name]
-        image = name.endswith(("_rgb", IMAGE_SUFFIX))
-        if image and (row[0] != row[1] or row[2:] != (3,) or dataset.dtype != np.uint8):
-            found = f"{dataset.dtype}{dataset.shape}"
+        found = f"{dataset.dtype}{dataset.shape}"
+        model = (first[name] if like is None else like).shape[1:]
+        if image and (len(model) != 3 or model[0] != model[1] or model[2] != 3 or dataset.dtype != np.uint8):
             raise self.refusal(place, f"is {found}, not uint8 (T, size, size, 3)", "store square colour images")
-        wrong = dataset.shape[1:] != row or len(dataset) != len(group["actions"]) or (not image and len(row) != 1)
-        if wrong or dataset.dtype.kind not in "fiu":
-            expected = (len(group["actions"]), *row)
-            raise self.refusal(
-                place, f"is {dataset.dtype}{dataset.shape}, expected {expected}", "leave that demonstration out"
-            )
-        sizes = {len(image_row) for image_row in (row,) if image}
-        self._sizes = getattr(self, "_sizes", sizes) or sizes
-        if image and sizes != self._sizes:
-            raise self.refusal(place, f"is {row[0]} px, other cameras are {self._sizes.pop()} px", "store one size")
+        expected = (len(dataset) if rows is None else rows, *model)
+        flat = image or like is not None or len(model) == (0 if scalar else 1)
+        if dataset.shape != expected or not flat or dataset.dtype.kind not in "fiub":
+            told = f"numbers {expected}" if flat else "a row of numbers for each step"
+            raise self.refusal(place, f"is {found}, expected {told}", "leave that demonstration out")
+        return dataset
 
     def _check_actions(self) -> None:
         for index, name in enumerate(self.names):

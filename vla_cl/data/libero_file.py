@@ -9,6 +9,7 @@ observation, too, in `first_obs`; of those nothing is left out.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -44,7 +45,7 @@ class LiberoFile(ForeignDemonstrations):
 
     layout = "libero"
 
-    def _describe(self, data: h5py.Group, first: h5py.Group) -> Header:
+    def _describe(self, data: h5py.Group, first: h5py.Group) -> tuple[Header, str]:
         self.upside_down = text(data.attrs.get("macros_image_convention", "")) == OPENGL
         self.first_action = 0 if FIRST_OBSERVATION in first else 1
         stored = first.get("obs", {})
@@ -75,7 +76,7 @@ class LiberoFile(ForeignDemonstrations):
         note = "states are LIBERO's: time, qpos, qvel of robosuite 1.4"
         if self.first_action:
             note = f"the first action of each demonstration, which has no observation, is left out; {note}"
-        return self.complete(header, note)
+        return header, note
 
     def _rows(self, index: int, name: str, following: bool) -> list[Run]:
         stored = self.dataset(index, name)
@@ -83,15 +84,16 @@ class LiberoFile(ForeignDemonstrations):
         runs = [Run(stored, 0, last)] if last else []
         if self.first_action:
             return runs
-        return [Run(self.dataset(index, name.replace("obs/", f"{FIRST_OBSERVATION}/", 1)), 0, 1), *runs]
+        return [Run(self.dataset(index, _first_of(name)), 0, 1), *runs]
 
-    def _check_structure(self) -> None:
-        for index in range(len(self.names) if self.first_action == 0 else 0):
-            for key in sorted(self.group(index)["obs"]):
-                if key not in self.group(index).get(FIRST_OBSERVATION, ()):
-                    place = f"data/{self.names[index]}/{FIRST_OBSERVATION}/{key}"
-                    raise self.refusal(place, "is missing, other demonstrations have it", "leave that one out")
-        super()._check_structure()
+    def _beside(self, group: h5py.Group, name: str, length: int) -> Iterator[tuple[str, int]]:
+        if not self.first_action:
+            yield _first_of(name), 1
+
+
+def _first_of(name: str) -> str:
+    """Where our exports keep the first row of an observation."""
+    return name.replace("obs/", f"{FIRST_OBSERVATION}/", 1)
 
 
 def _instruction(stored: Any, task: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import h5py
 
@@ -41,7 +42,7 @@ class RobomimicFile(ForeignDemonstrations):
 
     layout = "robomimic"
 
-    def _describe(self, data: h5py.Group, first: h5py.Group) -> Header:
+    def _describe(self, data: h5py.Group, first: h5py.Group) -> tuple[Header, str]:
         stored = first.get("obs", {})
         own = AGENT_POS in stored
         self.parts = {AGENT_POS: (f"obs/{AGENT_POS}",) if own else tuple(f"obs/{key}" for key in PROPRIOCEPTION)}
@@ -69,7 +70,7 @@ class RobomimicFile(ForeignDemonstrations):
         note = "states are those of the simulator named in environment.arguments"
         if "next_obs" not in first:
             note += "; after the last action of a demonstration stands what was seen before it"
-        return self.complete(header, note)
+        return header, note
 
     def _instruction(self, first: h5py.Group, env_name: str) -> str:
         """What newer files say of an episode (`ep_meta`), else the words in the environment's name."""
@@ -85,3 +86,7 @@ class RobomimicFile(ForeignDemonstrations):
         after = f"next_{name}"
         last = self.dataset(index, after) if after in self.group(index) else stored
         return [*runs, Run(last, len(stored) - 1, 1)]
+
+    def _beside(self, group: h5py.Group, name: str, length: int) -> Iterator[tuple[str, int]]:
+        if f"next_{name}" in group:
+            yield f"next_{name}", length
