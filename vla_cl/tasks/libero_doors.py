@@ -1,4 +1,4 @@
-"""A microwave's door: drawn open by the upper end of its handle, pushed shut."""
+"""A microwave's door: led open and shut by the upper end of its handle."""
 
 from __future__ import annotations
 
@@ -6,41 +6,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
-from vla_cl.tasks.libero_handles import Handle, handle_of, joint_of, opening_sign, shapes_of
-from vla_cl.tasks.skills import Hand, Plan, close_fingers, descend, open_fingers, retreat, swing, travel
+from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, opening_sign, shapes_of
+from vla_cl.tasks.skills import Condition, Hand, Plan, close_fingers, descend, open_fingers, retreat, swing, travel
 from vla_cl.tasks.skills.motion import UP
 
 Vector = NDArray[np.float64]
 
-_GRIP_DEPTH = 0.015  # metres below the handle's upper end
+_GRIP_DEPTH = 0.011  # metres below the handle's upper end
 _HOVER = 0.06
-_SPARE = 0.08  # radians further than a door must go to be open
+_SPARE = 0.02  # radians further than a door must go to be open; the arm is all but stretched then
 
 
 def open_door(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     """Draw it open by its handle, taken from above."""
-    joint, sign = joint_of(env, name), opening_sign(env, name)
-    kind = env.kind(name)
+    joint, sign, kind = joint_of(env, name), opening_sign(env, name), env.kind(name)
     assert kind.open is not None
-    enough = sign * (kind.open[0] if sign > 0 else kind.open[1]) + _SPARE
-    yield from _lead(hand, env, joint, sign, sign, lambda: sign * env.joint(joint) > enough)
+    goal = min(kind.open, key=abs) + sign * _SPARE
+    yield from _lead(hand, env, name, goal, lambda: sign * env.joint(joint) > sign * goal)
 
 
 def close_door(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     """Lead it shut by its handle, taken from above."""
-    joint, sign = joint_of(env, name), opening_sign(env, name)
-    yield from _lead(hand, env, joint, sign, -sign, lambda: env.kind(name).is_closed(env.joint(joint)))
+    joint = joint_of(env, name)
+    yield from _lead(hand, env, name, 0.0, lambda: env.kind(name).is_closed(env.joint(joint)))
 
 
-def _lead(hand: Hand, env: LiberoEnv, joint: str, outward: float, sign: float, until) -> Plan[None]:  # type: ignore[no-untyped-def]
-    handle = handle_of(env, joint, _normal(env, joint, outward))
+def _lead(hand: Hand, env: LiberoEnv, name: str, goal: float, until: Condition) -> Plan[None]:
+    """Take the handle's upper end, and lead it on its circle to a position of the joint."""
+    joint = joint_of(env, name)
+    axis = env.joint_axis(joint)[1]
+    way = goal - env.joint(joint)
+    normal = _normal(env, joint, opening_sign(env, name))
+    handle = handle_of(env, joint, normal)
     top = lambda: handle.centre() + (handle.half(UP) - _GRIP_DEPTH) * UP  # noqa: E731
-    along = np.cross(UP, _normal(env, joint, outward))
     hand.closed = False
-    yield from travel(hand, lambda: top() + _HOVER * UP, attitude=hand.finger_yaw(along))
+    attitude = grip_yaw(hand, np.cross(UP, normal), way * float(axis[2]))
+    yield from travel(hand, lambda: top() + _HOVER * UP, attitude=attitude)
     yield from descend(hand, top)
     yield from close_fingers(hand)
-    yield from swing(hand, lambda: env.joint_axis(joint), sign, until)
+    yield from swing(hand, lambda: env.joint_axis(joint), float(np.sign(way)), until)
+    hand.attitude = hand.rotation
     yield from open_fingers(hand)
     yield from retreat(hand, 0.12)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
-from vla_cl.tasks.libero_handles import Handle, handle_of, joint_of, opening_sign
+from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, leaning, opening_sign
 from vla_cl.tasks.skills import Hand, Plan, SkillFailed, reach, retreat, travel
 from vla_cl.tasks.skills.fixtures import slide
 from vla_cl.tasks.skills.motion import UP
@@ -61,8 +61,7 @@ def close_drawer(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
 
 def _attitude(hand: Hand, out: Vector) -> Vector:
     """Pointing at the front of a cabinet from above, the flat of the hand level: room between bars is scarce."""
-    ahead = -np.cos(_PITCH) * out - np.sin(_PITCH) * UP
-    return hand.facing(ahead, fingers=np.cross(UP, out))
+    return leaning(hand, grip_yaw(hand, np.cross(UP, out)), -out, np.pi / 2 - _PITCH)
 
 
 def _behind(bar: Handle, out: Vector) -> Vector:

@@ -1,4 +1,4 @@
-"""What an expert does with LIBERO's fixtures: drawers, the microwave's door, the stove's knob, and plates that are pushed.
+"""What an expert does with LIBERO's fixtures: drawers, the microwave's door, the stove's knob; and plates, pushed.
 
 Every skill begins from free space, wherever the hand is, and leaves it in free space above what it worked.
 """
@@ -6,6 +6,7 @@ Every skill begins from free space, wherever the hand is, and leaves it in free 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_cl.envs.libero.bddl import Condition
 from vla_cl.envs.libero.env import LiberoEnv
@@ -16,9 +17,14 @@ from vla_cl.tasks.libero_handles import joint_of
 from vla_cl.tasks.libero_knobs import turn
 from vla_cl.tasks.skills import Hand, Plan
 from vla_cl.tasks.skills.fixtures import tow
+from vla_cl.tasks.skills.motion import UP
+
+Vector = NDArray[np.float64]
 
 __all__ = ["close_part", "open_part", "push_onto", "turn"]
 
+_CORNER = 0.03  # metres from a corner of the way at which it is cut
+_ROOM, _ROOM_WORTH = 0.12, 10.0  # metres to the middles of other things that are worth a detour of ten times that
 _LEAD, _TOW_HEIGHT = 0.02, 0.006  # metres: finger tips in a plate, on its floor, against its rim
 
 
@@ -55,14 +61,45 @@ def push_onto(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]
         SkillFailed: It never got there.
     """
     there = Condition("on", (thing, region))
+    corners = _way_round(env, thing, env.site_pose(region)[0], env.parts[region].size)
+
+    def goal() -> Vector:
+        if len(corners) > 1 and np.linalg.norm((corners[0] - env.position(thing))[:2]) < _CORNER:
+            corners.pop(0)
+        return corners[0]
+
     yield from tow(
         hand,
         lambda: env.position(thing),
-        lambda: env.site_pose(region)[0],
+        goal,
         lead=_LEAD,
         until=lambda: holds(env, there),
         height=_TOW_HEIGHT,
     )
+
+
+def _way_round(env: LiberoEnv, thing: str, middle: Vector, size: Vector) -> list[Vector]:
+    """Corners of a way (at most two) over the table to a place in a region that stays clear of other things."""
+    start = env.position(thing)
+    others = [env.position(name) for name in env.objects if name != thing]
+    shares = np.linspace(-0.6, 0.6, 5)
+    ends = [middle + size * (u, v, 0.0) for u in shares for v in shares]
+    level = (middle - start) * (1.0, 1.0, 0.0)
+    bends = [start + 0.5 * level + share * np.cross(UP, level) for share in np.linspace(-0.6, 0.6, 9)]
+
+    def cost(way: tuple[Vector, Vector]) -> float:
+        room = min(min(_distance(other, start, way[0]), _distance(other, *way)) for other in others)
+        length = float(np.linalg.norm(way[0] - start) + np.linalg.norm(way[1] - way[0]))
+        return length - _ROOM_WORTH * min(room, _ROOM)
+
+    return list(min(((bend, end) for bend in bends for end in ends), key=cost))
+
+
+def _distance(point: Vector, start: Vector, end: Vector) -> float:
+    """From a point (3,) to a segment, seen from above, in metres."""
+    way, offset = (end - start)[:2], (point - start)[:2]
+    share = np.clip(offset @ way / max(float(way @ way), 1e-9), 0.0, 1.0)
+    return float(np.linalg.norm(offset - share * way))
 
 
 def _slides(env: LiberoEnv, name: str) -> bool:

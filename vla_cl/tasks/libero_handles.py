@@ -1,4 +1,6 @@
-"""What LIBERO's fixtures are worked by: bars that stick out of drawers, doors and knobs, found in the compiled model."""
+"""What LIBERO's fixtures are worked by: bars that stick out of drawers, doors and knobs, found in the compiled model;
+and how the hand is turned to take them.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,12 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
 from vla_cl.errors import ConfigurationError
+from vla_cl.tasks.skills import Hand, rotation_about
+from vla_cl.tasks.skills.motion import DOWN
 
 Vector = NDArray[np.float64]
+
+_EASY_YAW = 0.7  # radians: amid the yaws that a Panda's wrist can reach
 
 
 @dataclass(frozen=True)
@@ -85,3 +91,33 @@ def opening_sign(env: LiberoEnv, name: str) -> float:
     if kind.open is None or kind.closed is None:
         raise ConfigurationError(f"{name!r} neither opens nor closes")
     return float(np.sign(sum(kind.open) - sum(kind.closed)))
+
+
+def grip_yaw(hand: Hand, across: Vector, turn: float = 0.0) -> float:
+    """The yaw to take something with that the hand will then turn about the vertical.
+
+    Args:
+        hand: The hand.
+        across: Level direction (3,) along which the fingers close.
+        turn: How far it will be turned, in radians, counter-clockwise from above.
+
+    Returns:
+        Of the two yaws, as fingers may be swapped, and their like a full turn away, the one from which the wrist is
+        never far from the middle of its range.
+    """
+    yaw = hand.finger_yaw(across)
+    choices = (yaw - np.pi, yaw, yaw + np.pi)
+    return float(min(choices, key=lambda start: max(abs(start - _EASY_YAW), abs(start + turn - _EASY_YAW))))
+
+
+def leaning(hand: Hand, yaw: float, towards: Vector, angle: float) -> Vector:
+    """The rotation (3, 3) of a hand that points down, turned by a yaw, then leans to point towards a level direction.
+
+    Args:
+        hand: The hand.
+        yaw: In radians, from how the hand is held at its nominal start.
+        towards: Level unit vector (3,).
+        angle: How far from pointing straight down, in radians.
+    """
+    rotation: Vector = rotation_about(np.cross(DOWN, towards), angle) @ hand.pointing_down(yaw)
+    return rotation

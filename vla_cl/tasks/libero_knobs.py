@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
 from vla_cl.errors import ConfigurationError
-from vla_cl.tasks.libero_handles import handle_of, joint_of
+from vla_cl.tasks.libero_handles import grip_yaw, handle_of, joint_of, leaning
 from vla_cl.tasks.skills import (
     Attitude,
     Condition,
@@ -29,8 +29,8 @@ _HOVER = 0.06
 _SPARE = 0.12  # radians further than a knob must go
 _AHEAD = 0.5  # radians that the hand is turned ahead of where it is
 _TIMEOUT = 80
-_EASY = 0.7  # radians: the yaw amid those that the wrist can reach
-_ROOMY, _LARGEST_TILT = 0.45, 0.4  # metres from the robot's base to where the arm is not folded; radians
+_ROOMY = 0.45  # metres from the robot's base from which the arm is not folded
+_FOLDED_GAIN, _LARGEST_TILT = 4.0, 0.4  # radians of lean a metre nearer, and at most
 
 
 def turn(hand: Hand, env: LiberoEnv, name: str, on: bool) -> Plan[None]:
@@ -70,15 +70,13 @@ def _grip(hand: Hand, env: LiberoEnv, place: Vector, across: Vector, way: float)
 
     From above, with room for the wrist to turn, and leaning away from the robot's base where the arm would be folded.
     """
-    yaw = hand.finger_yaw(across)
-    yaw = min((yaw - np.pi, yaw, yaw + np.pi), key=lambda start: max(abs(start - _EASY), abs(start + way - _EASY)))
-    base = np.array(env.data.body("robot0_base").xpos)
-    level = (base - place) * (1.0, 1.0, 0.0)
-    lean = float(np.clip(4.0 * (_ROOMY - np.linalg.norm(level)), 0.0, _LARGEST_TILT))
+    yaw = grip_yaw(hand, across, way)
+    level = (np.array(env.data.body("robot0_base").xpos) - place) * (1.0, 1.0, 0.0)
+    lean = float(np.clip(_FOLDED_GAIN * (_ROOMY - np.linalg.norm(level)), 0.0, _LARGEST_TILT))
     if lean == 0.0:
-        return float(yaw)
-    axis = across * np.sign(float(np.cross(across, -UP) @ level))
-    return rotation_about(axis, lean) @ hand.pointing_down(yaw)
+        return yaw
+    along = np.cross(UP, across)
+    return leaning(hand, yaw, along * np.sign(float(along @ level)), lean)
 
 
 def _twist(hand: Hand, place: Vector, axis: Vector, until: Condition) -> Plan[None]:

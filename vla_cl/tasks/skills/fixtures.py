@@ -15,6 +15,7 @@ Vector = NDArray[np.float64]
 
 _HOVER = 0.08
 _STEP = 0.05  # metres ahead of a thing that moves with the hand: how hard it is pulled
+_VEER = 0.15  # share of a new direction that is taken over in a step
 _NEAR, _LOST = 0.015, 0.06  # metres from a goal, and from where the hand should be in what it tows
 
 
@@ -174,7 +175,7 @@ def tow(
     Args:
         hand: The hand.
         dish: Where the dish's middle is, in metres.
-        goal: Where it is to go.
+        goal: Where it is to go; it may move on, from corner to corner.
         lead: How far ahead of its middle the finger tips are, in metres.
         until: Whether it is there.
         height: Of the finger tips above the dish's middle while they tow, in metres: low enough to press.
@@ -187,18 +188,17 @@ def tow(
     for _ in range(attempts):
         way = _flat(goal() - dish())
         hand.closed = True
-        inside = partial(_behind, dish, way, -lead, height)
         above = partial(_behind, dish, way, -lead, height + _HOVER)
         yield from travel(hand, above, attitude=hand.finger_yaw(np.cross(UP, way)), tolerance=0.015)
-        yield from reach(hand, inside, tolerance=0.008, timeout=30)
+        yield from reach(hand, partial(_behind, dish, way, -lead, height), tolerance=0.008, timeout=30)
         for _ in range(timeout):
             left = goal() - dish()
-            if until() and float(left @ way) < _NEAR:
+            way = _flat(way + _VEER * _flat(left))
+            line = _behind(dish, way, -lead, height) - hand.position
+            if (until() and float(left @ way) < _NEAR) or np.linalg.norm(_level(line)) > _LOST:
                 break
-            if np.linalg.norm((inside() - hand.position)[:2]) > _LOST:
-                break
-            step = left * min(1.0, _STEP / max(float(np.linalg.norm(left)), 1e-9))
-            yield hand.toward(hand.position + _level(step) + (inside() - hand.position) @ UP * UP)
+            step = min(_STEP, float(np.linalg.norm(left))) * _flat(left)
+            yield hand.toward(hand.position + step + 0.3 * _across(line, way) + line[2] * UP)
         yield from retreat(hand, 0.1)
         if until():
             return
