@@ -95,7 +95,11 @@ def test_test_seeds_are_the_fifty_stored_states():
 def test_ranges_fit_actions_and_proprioception():
     for name in SUITES:
         ranges = get_suite(name).ranges
-        assert {key: len(low) for key, (low, _) in ranges.items()} == {"action": 7, "agent_pos": 8}
+        assert {key: len(low) for key, (low, _) in ranges.items()} == {
+            "action": 7,
+            "agent_pos": 8,
+            "environment_state": 98,
+        }
         assert all(low < high for lows, highs in ranges.values() for low, high in zip(lows, highs, strict=True))
 
 

@@ -98,7 +98,7 @@ def ranges_of(suite: str) -> Ranges:
     """The workspace of a suite.
 
     Actions (7,); as `agent_pos` (8,) the hand's position, its rotation vector and the two finger joints' positions, one
-    never negative, the other never positive; as `environment_state` (98,) that again, things' positions and quaternions,
+    never negative, the other never positive; as `environment_state` (98,) that again, things' positions, quaternions,
     and fixtures' joints.
     """
     lowest, highest = _HEIGHTS[suite]
