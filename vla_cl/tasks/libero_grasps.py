@@ -38,6 +38,8 @@ _LEVER_COST = 5.0  # a metre away from the thing's middle
 _TILT_COST = 25.0  # a metre that the sides in the pads are uneven by
 _SHALLOW_COST = 40.0  # a metre that the pads have less of it than they could
 _WIDE, _WIDE_COST = 0.06, 20.0
+_FAR, _FAR_COST = 0.65, 6.0  # metres from the robot's base: at 0.76 the arm is stretched out, and stuck
+_BASE = "robot0_base"
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,27 @@ class Grip:
     cost: float
 
 
-def graspable(hand: Hand, env: LiberoEnv, name: str, hover: float = 0.07) -> Graspable:
+def graspable(hand: Hand, env: LiberoEnv, name: str, goal: Vector | None = None, hover: float = 0.07) -> Graspable:
     """How to take a thing, as it lies and stands now.
+
+    Args:
+        hand: The hand.
+        env: The scene.
+        name: The thing.
+        goal: Where it is to be brought (2,), in metres: the hand must reach that far with this grip, too.
+        hover: How far above it the hand comes to wait, in metres.
 
     Raises:
         SkillFailed: There is no room for the hand, or nothing that fits between the fingers.
     """
-    best = min(grips(hand, env, name), key=lambda grip: grip.cost, default=None)
+    here, base = env.position(name)[:2], env.data.body(_BASE).xpos[:2]
+    ends = [here] if goal is None else [here, np.asarray(goal)]
+
+    def cost(grip: Grip) -> float:
+        radii = [float(np.linalg.norm(end + grip.place[:2] - here - base)) for end in ends]
+        return grip.cost + _FAR_COST * sum(max(0.0, radius - _FAR) for radius in radii)
+
+    best = min(grips(hand, env, name), key=cost, default=None)
     if best is None:
         raise SkillFailed(f"{name} cannot be taken from above as it is")
     position, rotation = env.position(name), env.rotation(name)

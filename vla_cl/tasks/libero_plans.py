@@ -82,14 +82,14 @@ def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
 
 def _put_on_thing(hand: Hand, env: LiberoEnv, thing: str, below: str) -> Plan[None]:
     """Onto the middle of something that may have been moved."""
-    held = yield from _take(hand, env, thing)
+    held = yield from _take(hand, env, thing, env.position(below)[:2])
     yield from _put(hand, env, held, env.position(below)[:2], np.full(2, _CENTRED))
 
 
 def _put_on_region(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
     position, rotation = env.site_pose(region)
     half = np.maximum(np.abs(rotation) @ env.parts[region].size - _EDGE, 0.0)
-    held = yield from _take(hand, env, thing)
+    held = yield from _take(hand, env, thing, position[:2])
     yield from _put(hand, env, held, position[:2], half[:2])
 
 
@@ -98,15 +98,15 @@ def _put_in(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
     joints = [joint for joint in env.joints_of(region) if joint in env._joints]
     if kind.open is not None and joints and not any(kind.is_open(env.joint(joint)) for joint in joints):
         yield from _work(hand, env, "open", region)
-    held = yield from _take(hand, env, thing)
     position, rotation = env.site_pose(region)
+    held = yield from _take(hand, env, thing, position[:2])
     extent = np.abs(rotation @ env.parts[region].size)
     half = np.maximum(extent - _EDGE, 0.0)
     yield from _put(hand, env, held, position[:2], half[:2], ceiling=float(position[2] + extent[2]))
 
 
-def _take(hand: Hand, env: LiberoEnv, thing: str) -> Plan[Graspable]:
-    grip = graspable(hand, env, thing)
+def _take(hand: Hand, env: LiberoEnv, thing: str, goal: Vector) -> Plan[Graspable]:
+    grip = graspable(hand, env, thing, goal)
     yield from rise_to(hand, clear_height_of_hand(env, grip.place(hand)))
     yield from grasp(hand, grip, attempts=1)
     return grip

@@ -95,11 +95,13 @@ class _Carried:
             yield self._hand.toward(self._hand.position + held_back(error, DOWN) + integral, speed)
 
     def _move(self, goal: Point, weight: NDArray[np.float64], tolerance: float, timeout: int) -> Plan[None]:
-        """Steer the object to a point, until its weighted distance and its turn are small."""
+        """Steer the object to a point, until its weighted distance and its turn are small, or the arm is stuck."""
+        stall = Stall()
         for _ in range(timeout):
             self._check()
             error = goal() - self.position
-            if np.linalg.norm(weight * error) < tolerance and np.linalg.norm(self._hand.turn_left()) < 0.1:
+            there = np.linalg.norm(weight * error) < tolerance and np.linalg.norm(self._hand.turn_left()) < 0.1
+            if there or stall.noted(self._hand):
                 return
             yield self._hand.toward(self._hand.position + error)
 
