@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
-from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, opening_sign, shapes_of
+from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, open_from, opening_sign, shapes_of
 from vla_cl.tasks.skills import Condition, Hand, Plan, close_fingers, descend, open_fingers, retreat, swing, travel
 from vla_cl.tasks.skills.motion import UP
 
@@ -19,9 +19,8 @@ _SPARE = 0.02  # radians further than a door must go to be open; the arm is all 
 
 def open_door(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     """Draw it open by its handle, taken from above."""
-    joint, sign, kind = joint_of(env, name), opening_sign(env, name), env.kind(name)
-    assert kind.open is not None
-    goal = min(kind.open, key=abs) + sign * _SPARE
+    joint, sign = joint_of(env, name), opening_sign(env, name)
+    goal = open_from(env, name) + sign * _SPARE
     yield from _lead(hand, env, name, goal, lambda: sign * env.joint(joint) > sign * goal)
 
 
@@ -38,7 +37,11 @@ def _lead(hand: Hand, env: LiberoEnv, name: str, goal: float, until: Condition) 
     way = goal - env.joint(joint)
     normal = _normal(env, joint, opening_sign(env, name))
     handle = handle_of(env, joint, normal)
-    top = lambda: handle.centre() + (handle.half(UP) - _GRIP_DEPTH) * UP  # noqa: E731
+
+    def top() -> Vector:
+        place: Vector = handle.centre() + (handle.half(UP) - _GRIP_DEPTH) * UP
+        return place
+
     hand.closed = False
     attitude = grip_yaw(hand, np.cross(UP, normal), way * float(axis[2]))
     yield from travel(hand, lambda: top() + _HOVER * UP, attitude=attitude)
@@ -54,6 +57,6 @@ def _normal(env: LiberoEnv, joint: str, outward: float) -> Vector:
     """The unit vector (3,) out of a door's face, the way it opens."""
     anchor, axis = env.joint_axis(joint)
     leaf = max(shapes_of(env, joint), key=Handle.volume)
-    normal = leaf.thin_direction(axis)
-    opens = outward * np.cross(axis, leaf.centre() - anchor)
+    normal, arm = leaf.thin_direction(axis), leaf.centre() - anchor
+    opens: Vector = outward * np.cross(axis, arm)
     return normal if float(normal @ opens) > 0 else -normal

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.libero.env import LiberoEnv
-from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, leaning, opening_sign
+from vla_cl.tasks.libero_handles import Handle, grip_yaw, handle_of, joint_of, leaning, open_from, opening_sign
 from vla_cl.tasks.skills import Hand, Plan, SkillFailed, reach, retreat, travel
 from vla_cl.tasks.skills.fixtures import slide
 from vla_cl.tasks.skills.motion import UP
@@ -17,8 +17,11 @@ Vector = NDArray[np.float64]
 
 _PITCH = np.deg2rad(35.0)  # below level: flat enough for the bars above, steep enough for the table
 _TIP, _HALF_WIDTH = 0.009, 0.0105  # metres of a finger beyond the grip site, and across the hand's flat side
+_CLEAR = 0.005  # metres between a bar's back and the tips
 _ABOVE, _BEFORE = 0.03, 0.06  # metres from where the bar is hooked to where the hand comes from
 _PRESSURE = 0.015  # metres below the bar's top that the tips are drawn to
+_AWAY, _PUSH = 0.05, 0.05  # metres before a bar where a push begins; metres ahead of the hand: how hard it is
+_TIMEOUT = 100
 _SPARE = 0.008  # metres further than a drawer must go to be open
 
 
@@ -33,12 +36,13 @@ def open_drawer(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     yield from travel(hand, lambda: hook() + _ABOVE * UP + _BEFORE * out, attitude=attitude, tolerance=0.015)
     yield from reach(hand, lambda: hook() + _ABOVE * UP, tolerance=0.008, timeout=40)
     yield from reach(hand, hook, tolerance=0.004, timeout=20)
-    kind = env.kind(name)
-    assert kind.open is not None and kind.closed is not None
-    enough = sign * (kind.open[0] if sign > 0 else kind.open[1]) + _SPARE
-    yield from slide(hand, lambda: hook() - _PRESSURE * UP, out, lambda: sign * env.joint(joint) > enough)
-    yield from retreat(hand, 0.04)
-    yield from retreat(hand, 0.15)
+    enough = abs(open_from(env, name)) + _SPARE
+    try:
+        yield from slide(hand, lambda: hook() - _PRESSURE * UP, out, lambda: sign * env.joint(joint) > enough)
+    except SkillFailed:
+        yield from retreat(hand, 0.05)
+        raise
+    yield from retreat(hand, 0.2)
 
 
 def close_drawer(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
@@ -46,16 +50,16 @@ def close_drawer(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
     joint, sign = joint_of(env, name), opening_sign(env, name)
     out = sign * env.joint_axis(joint)[1]
     bar = handle_of(env, joint, out)
-    before = lambda: bar.centre() + (bar.half(out) + 0.05) * out  # noqa: E731
+    before = lambda: bar.centre() + (bar.half(out) + _AWAY) * out  # noqa: E731
     hand.closed = True
     yield from travel(hand, before, attitude=_attitude(hand, out), tolerance=0.02)
-    for _ in range(100):
+    for _ in range(_TIMEOUT):
         if env.kind(name).is_closed(env.joint(joint)):
             yield from retreat(hand, 0.05, direction=out)
             yield from retreat(hand, 0.15)
             return
         line = bar.centre() - hand.position
-        yield hand.toward(hand.position - 0.05 * out + line - line @ out * out)
+        yield hand.toward(hand.position - _PUSH * out + line - line @ out * out)
     raise SkillFailed(f"{name} does not close")
 
 
@@ -68,5 +72,6 @@ def _behind(bar: Handle, out: Vector) -> Vector:
     """Where the hand is with its tips just behind a bar."""
     ahead = -np.cos(_PITCH) * out - np.sin(_PITCH) * UP
     over = -np.sin(_PITCH) * out + np.cos(_PITCH) * UP
-    edge = bar.centre() - (bar.half(out) + 0.005) * out + bar.half(UP) * UP
-    return edge - _TIP * ahead + _HALF_WIDTH * over
+    edge = bar.centre() - (bar.half(out) + _CLEAR) * out + bar.half(UP) * UP
+    place: Vector = edge - _TIP * ahead + _HALF_WIDTH * over
+    return place

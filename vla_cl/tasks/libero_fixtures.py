@@ -24,8 +24,8 @@ Vector = NDArray[np.float64]
 __all__ = ["close_part", "open_part", "push_onto", "turn"]
 
 _CORNER = 0.03  # metres from a corner of the way at which it is cut
-_ROOM, _ROOM_WORTH = 0.12, 10.0  # metres to the middles of other things that are worth a detour of ten times that
-_LEAD, _TOW_HEIGHT = 0.02, 0.006  # metres: finger tips in a plate, on its floor, against its rim
+_ROOM, _ROOM_WORTH = 0.1, 1.0  # metres to the middles of other things; metres of detour that a metre more is worth
+_LEAD, _TOW_HEIGHT = 0.02, 0.003  # metres: finger tips in a plate, on its floor, against its rim
 
 
 def open_part(hand: Hand, env: LiberoEnv, name: str) -> Plan[None]:
@@ -87,12 +87,13 @@ def _way_round(env: LiberoEnv, thing: str, middle: Vector, size: Vector) -> list
     level = (middle - start) * (1.0, 1.0, 0.0)
     bends = [start + 0.5 * level + share * np.cross(UP, level) for share in np.linspace(-0.6, 0.6, 9)]
 
-    def cost(way: tuple[Vector, Vector]) -> float:
-        room = min(min(_distance(other, start, way[0]), _distance(other, *way)) for other in others)
-        length = float(np.linalg.norm(way[0] - start) + np.linalg.norm(way[1] - way[0]))
+    def cost(way: list[Vector]) -> float:
+        bend, end = way
+        room = min(min(_distance(other, start, bend), _distance(other, bend, end)) for other in others)
+        length = float(np.linalg.norm(bend - start) + np.linalg.norm(end - bend))
         return length - _ROOM_WORTH * min(room, _ROOM)
 
-    return list(min(((bend, end) for bend in bends for end in ends), key=cost))
+    return min(([bend, end] for bend in bends for end in ends), key=cost)
 
 
 def _distance(point: Vector, start: Vector, end: Vector) -> float:

@@ -33,7 +33,8 @@ class Handle:
 
     def centre(self) -> Vector:
         """Its middle now (3,), in metres."""
-        return self._position() + self._rotation() @ self.env.model.geom_aabb[self.geom, :3]
+        middle: Vector = self._position() + self._rotation() @ self.env.model.geom_aabb[self.geom, :3]
+        return middle
 
     def half(self, direction: Vector) -> float:
         """From its middle to its end along a unit vector (3,), in metres."""
@@ -91,6 +92,17 @@ def opening_sign(env: LiberoEnv, name: str) -> float:
     if kind.open is None or kind.closed is None:
         raise ConfigurationError(f"{name!r} neither opens nor closes")
     return float(np.sign(sum(kind.open) - sum(kind.closed)))
+
+
+def open_from(env: LiberoEnv, name: str) -> float:
+    """The joint's position past which a part counts as open.
+
+    Raises:
+        ConfigurationError: It does not open.
+    """
+    kind, sign = env.kind(name), opening_sign(env, name)
+    assert kind.open is not None
+    return min(kind.open) if sign > 0 else max(kind.open)
 
 
 def grip_yaw(hand: Hand, across: Vector, turn: float = 0.0) -> float:
