@@ -21,7 +21,8 @@ _CELL = 0.005
 _SPOTS = 9  # along each edge of a region
 _TURNS = np.array([0.0, 0.5, -0.5, 1.0, -1.0]) * np.pi
 _LARGEST_YAW = 2.0  # radians from the nominal start, either way
-_HIGH_COST, _OFF_COST, _YAW_COST = 20.0, 1.0, 0.02  # a metre above the deepest, a metre off the middle, a radian
+_HIGH_COST, _OFF_COST, _YAW_COST = 20.0, 1.0, 0.03  # a metre above the deepest, a metre off the middle, a radian
+_LEVEL = 0.004  # metres above the deepest that do not matter
 _WAY_ROOM = 0.02  # metres above what is crossed
 _ALONG, _ACROSS = 24, 5  # lines that the way is cut by
 
@@ -52,7 +53,7 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
     spots = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 2)
     reach = max(float(np.linalg.norm((corner - body)[:2])) for corner in held.extent) + _CELL
     around = others(env, thing).near(centre, reach + float(np.linalg.norm(half)))
-    ground = _HeightMap(around, centre, reach + np.max(half) + _CELL)
+    ground = _HeightMap(around, centre, reach + float(np.max(half)) + _CELL)
     tried = []
     for turn in _TURNS:
         if abs(hand.yaw + turn) > _LARGEST_YAW:
@@ -64,7 +65,7 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
 
     def cost(spot: Vector, turn: float, height: float) -> float:
         return (
-            _HIGH_COST * (height - deepest)
+            _HIGH_COST * max(0.0, height - deepest - _LEVEL)
             + _OFF_COST * float(np.linalg.norm(spot))
             + _YAW_COST * (abs(hand.yaw + turn) + abs(turn))
             + (100.0 if height > ceiling else 0.0)
@@ -74,12 +75,13 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
     return Spot(np.array([*(centre + spot), height]), turn, cost(spot, turn, height))
 
 
-def clear_height(env: LiberoEnv, thing: str, goal: Vector, with_hand: bool = True) -> float:
+def clear_height(env: LiberoEnv, thing: str, goal: Vector) -> float:
     """The height in metres at which a thing's body passes over everything between where it is and a point (3,)."""
     body = env.position(thing)
-    moving = boxes_of(env, [thing]) + hand_boxes(env) if with_hand else boxes_of(env, [thing])
+    moving = boxes_of(env, [thing]) + hand_boxes(env)
     low, high = boxes_of(env, [thing]).extent
-    return _top_between(others(env, thing), body, goal, high - low) - float(moving.extent[0][2] - body[2]) + _WAY_ROOM
+    depth = float(body[2] - moving.extent[0][2])
+    return _top_between(others(env, thing), body, goal, high - low) + depth + _WAY_ROOM
 
 
 def clear_height_of_hand(env: LiberoEnv, goal: Vector) -> float:

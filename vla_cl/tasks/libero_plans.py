@@ -6,6 +6,7 @@ close and turn have skills of their own (`libero_fixtures`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -27,6 +28,8 @@ _STAGES = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
 _EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
 _CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
 _PRESSED = 0.002  # metres that a thing is let down further than it should go
+_RELEASED = 0.004  # metres above that at which it is let go
+_SLACK = 0.01  # metres that a thing may be off sideways while it is let down
 _CARRY = 0.03  # metres that a thing is carried above its place at least
 
 
@@ -71,7 +74,7 @@ def _achieve(hand: Hand, env: LiberoEnv, condition: Condition) -> Plan[None]:
 def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
     from vla_cl.tasks import libero_fixtures
 
-    skills = {
+    skills: dict[str, Callable[[Hand, LiberoEnv, str], Plan[None]]] = {
         "open": libero_fixtures.open_part,
         "close": libero_fixtures.close_part,
         "turnon": partial(libero_fixtures.turn, on=True),
@@ -120,7 +123,9 @@ def _put(
     top = max(float(goal[2]), float(env.position(held.name)[2]))
     clearance = max(_CARRY, clear_height(env, held.name, goal) - top)
     headings = (held.heading(hand) + spot.turn,) if spot.turn else ()
-    yield from place(hand, held, fixed(goal), headings=headings, clearance=clearance, release_within=0.004)
+    yield from place(
+        hand, held, fixed(goal), headings=headings, clearance=clearance, release_within=_RELEASED, slack=_SLACK
+    )
 
 
 EXPERTS.register("libero", partial(SkillExpert, libero_plan))

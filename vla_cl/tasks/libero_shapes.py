@@ -55,11 +55,13 @@ class Boxes:
 
     def top(self, points: Vector) -> Vector:
         """The highest height at points (..., 2), `-inf` where nothing is."""
-        return self.columns(points)[1].max(axis=-1, initial=-np.inf)
+        highest: Vector = self.columns(points)[1].max(axis=-1, initial=-np.inf)
+        return highest
 
     def bottom(self, points: Vector) -> Vector:
         """The lowest height at points (..., 2), `inf` where nothing is."""
-        return self.columns(points)[0].min(axis=-1, initial=np.inf)
+        lowest: Vector = self.columns(points)[0].min(axis=-1, initial=np.inf)
+        return lowest
 
     def near(self, point: Vector, radius: float) -> Boxes:
         """Those that may come within a level distance of a point (2,), in metres."""

@@ -112,11 +112,17 @@ def descend(
     return False
 
 
-def held_back(error: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of a step (3,) along `way` shortened by what is off it sideways, so that the motion is a funnel."""
+def held_back(error: NDArray[np.float64], way: NDArray[np.float64], slack: float = _OFF_THE_WAY) -> NDArray[np.float64]:
+    """The part of a step (3,) along `way` shortened by what is off it sideways, so that the motion is a funnel.
+
+    Args:
+        error: The step that is left, in metres.
+        way: Unit vector (3,) of the approach.
+        slack: How far off sideways does not matter, in metres.
+    """
     ahead = float(error @ way)
     sideways = error - ahead * way
-    off = max(0.0, float(np.linalg.norm(sideways)) - _OFF_THE_WAY)
+    off = max(0.0, float(np.linalg.norm(sideways)) - slack)
     step: NDArray[np.float64] = sideways + min(ahead, max(0.0, ahead - _FUNNEL * off)) * way
     return step
 

@@ -26,6 +26,7 @@ def place(
     clearance: float = 0.06,
     precision: float = 0.01,
     release_within: float = 0.01,
+    slack: float = 0.003,
     speed: float = 1.0,
 ) -> Plan[None]:
     """Carry an object above a place, lower it, let go and move away upwards.
@@ -39,6 +40,7 @@ def place(
         clearance: How high above `at`, and above where it was taken, it is carried, in metres.
         precision: How near to the place it must be sideways before it is lowered, and when it is released, in metres.
         release_within: How near to its final height it is released, in metres; earlier where it rests on something.
+        slack: How far off sideways it may be without being lowered more slowly, in metres.
         speed: Fraction of the largest speed while it is lowered.
 
     Raises:
@@ -50,7 +52,7 @@ def place(
     height = max(float(at()[2]), float(carried.position[2])) + clearance
     yield from carried.raise_to(height)
     yield from carried.cross(height, precision)
-    yield from carried.lower(release_within, precision, speed)
+    yield from carried.lower(release_within, precision, slack, speed)
     yield from open_fingers(hand, 10)
     yield from retreat(hand, max(0.08, thing.hover))
 
@@ -79,7 +81,7 @@ class _Carried:
             lambda: level * self._at() + height * UP, np.array([1.0, 1.0, 0.3]), precision, timeout=120
         )
 
-    def lower(self, release_within: float, precision: float, speed: float) -> Plan[None]:
+    def lower(self, release_within: float, precision: float, slack: float, speed: float) -> Plan[None]:
         """Down until the object is at its height, or rests on something. What it is off sideways is integrated."""
         integral = np.zeros(3)
         stall = Stall()
@@ -92,7 +94,7 @@ class _Carried:
             integral = np.clip(integral + _INTEGRAL_GAIN * error, -_LARGEST_INTEGRAL, _LARGEST_INTEGRAL)
             integral[2] = 0.0
             error[2] = max(error[2], -_LARGEST_DROP)
-            yield self._hand.toward(self._hand.position + held_back(error, DOWN) + integral, speed)
+            yield self._hand.toward(self._hand.position + held_back(error, DOWN, slack) + integral, speed)
 
     def _move(self, goal: Point, weight: NDArray[np.float64], tolerance: float, timeout: int) -> Plan[None]:
         """Steer the object to a point, until its weighted distance and its turn are small, or the arm is stuck."""
