@@ -1,7 +1,7 @@
 """LIBERO's scenes, states, predicates and motion, number for number as hf-libero 0.1.4 has them on robosuite 1.4.
 
 `benchmarks/peers/libero_reference.py` wrote the numbers down, in an environment of hf-libero's own, and says what they
-are. A few tasks stand for all; with VLA_CL_LIBERO_EVERY_TASK=1 all 130 are compared, which takes a quarter of an hour.
+are. A few tasks stand for all; with VLA_CL_LIBERO_EVERY_TASK=1 all 130 are compared, which takes five minutes.
 """
 
 from __future__ import annotations
