@@ -28,6 +28,7 @@ _GRIP_DEPTH = 0.014  # metres below the bar's top
 _HOVER = 0.06
 _SPARE = 0.12  # radians further than a knob must go
 _AHEAD = 0.5  # radians that the hand is turned ahead of where it is
+_AHEAD_AT_END, _HELD = 0.15, 6  # the same once it is there; steps that it is held, as it would spring back
 _TIMEOUT = 80
 _ROOMY = 0.45  # metres from the robot's base from which the arm is not folded
 _FOLDED_GAIN, _LARGEST_TILT = 4.0, 0.4  # radians of lean a metre nearer, and at most
@@ -81,10 +82,12 @@ def _grip(hand: Hand, env: LiberoEnv, place: Vector, across: Vector, way: float)
 
 def _twist(hand: Hand, place: Vector, axis: Vector, until: Condition) -> Plan[None]:
     """Turn what is held about an axis (3,) through where it is held."""
+    there = 0
     for _ in range(_TIMEOUT):
-        if until():
+        there = there + 1 if until() else 0
+        if there > _HELD:
             hand.attitude = hand.rotation
             return
-        hand.attitude = rotation_about(axis, _AHEAD) @ hand.rotation
+        hand.attitude = rotation_about(axis, _AHEAD if not there else _AHEAD_AT_END) @ hand.rotation
         yield hand.toward(place)
     raise SkillFailed("the knob does not turn any further")
