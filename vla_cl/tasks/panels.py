@@ -14,6 +14,7 @@ from vla_cl.files import atomic_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 MARGIN = 8
 GAP = 2
@@ -36,7 +37,7 @@ def labelled_panel(
     """Frames in rows, with text above.
 
     Args:
-        title: On the left of the first line.
+        title: On the left of the first line, shortened where the caption needs the room.
         caption: On the right of the first line.
         lines: What stands below the title, one line each.
         frames: Rows of images (H, W, 3), all of one size; a place with None stays empty. The first is an image.
@@ -51,7 +52,7 @@ def labelled_panel(
     panel_width = columns * (width + GAP) - GAP
     panel = Image.new("RGB", (panel_width, header + len(frames) * (height + GAP) - GAP), PAPER)
     draw = ImageDraw.Draw(panel)
-    draw.text((0, 0), title, fill=INK)
+    draw.text((0, 0), _shortened(draw, title, panel_width - draw.textlength(caption) - 2 * MARGIN), fill=INK)
     draw.text((panel_width, 0), caption, fill=FAINT, anchor="ra")
     for line, text in enumerate(lines, start=1):
         draw.text((0, line * LINE_HEIGHT), text, fill=FAINT)
@@ -63,6 +64,16 @@ def labelled_panel(
             else:
                 panel.paste(Image.fromarray(image), (left, top))
     return panel
+
+
+def _shortened(draw: ImageDraw, text: str, width: float) -> str:
+    """The text, or as much of its beginning as fits into a width in pixels."""
+    if draw.textlength(text) <= width:
+        return text
+    end = len(text)
+    while end and draw.textlength(f"{text[:end]}...") > width:
+        end -= 1
+    return f"{text[:end]}..."
 
 
 def write_grid(panels: Sequence[Image], path: Path, *, columns: int | None = None) -> Path:
