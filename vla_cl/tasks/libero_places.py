@@ -64,7 +64,7 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
     deepest = min(height for _, _, height in tried)
 
     def cost(spot: Vector, turn: float, height: float) -> float:
-        return (
+        return float(
             _HIGH_COST * max(0.0, height - deepest - _LEVEL)
             + _OFF_COST * float(np.linalg.norm(spot))
             + _YAW_COST * (abs(hand.yaw + turn) + abs(turn))

@@ -20,6 +20,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.tasks.expert import EXPERTS
 from vla_cl.tasks.libero_grasps import graspable
 from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand
+from vla_cl.tasks.libero_shapes import boxes_of
 from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, fixed, grasp, place, rise_to
 
 Vector = NDArray[np.float64]
@@ -28,6 +29,7 @@ _STAGES = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
 _EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
 _CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
 _PRESSED = 0.002  # metres that a thing is let down further than it should go
+_APART = 0.75  # of half a region: where the outermost of several things on it are put
 _RELEASED = 0.004  # metres above that at which it is let go
 _SLACK = 0.01  # metres that a thing may be off sideways while it is let down
 _CARRY = 0.03  # metres that a thing is carried above its place at least
@@ -92,8 +94,22 @@ def _put_on_thing(hand: Hand, env: LiberoEnv, thing: str, below: str) -> Plan[No
 def _put_on_region(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
     position, rotation = env.site_pose(region)
     half = np.maximum(np.abs(rotation) @ env.parts[region].size - _EDGE, 0.0)
-    held = yield from _take(hand, env, thing, position[:2])
-    yield from _put(hand, env, held, position[:2], half[:2])
+    centre, half = _share(env, thing, region, position, half)
+    held = yield from _take(hand, env, thing, centre[:2])
+    yield from _put(hand, env, held, centre[:2], half[:2])
+
+
+def _share(env: LiberoEnv, thing: str, region: str, centre: Vector, half: Vector) -> tuple[Vector, Vector]:
+    """Middle and half extents (3,) of what a thing gets of a region that several are put on, side by side."""
+    guests = [condition.arguments[0] for condition in env.problem.goal if condition.arguments[1:] == (region,)]
+    if len(guests) < 2:
+        return centre, half
+    low, high = boxes_of(env, [thing]).extent
+    axis = int(np.argmin((high - low)[:2]))
+    places = np.linspace(-_APART, _APART, len(guests)) * half[axis]
+    shift, extent = np.zeros(3), half.copy()
+    shift[axis], extent[axis] = places[guests.index(thing)], (1.0 - _APART) * half[axis]
+    return centre + shift, extent
 
 
 def _put_in(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
