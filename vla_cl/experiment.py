@@ -7,6 +7,7 @@ on every task measure what is known after every task, and all that was measured 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -52,9 +53,12 @@ def run_experiment(config: ExperimentConfig) -> Path:
     use_asset_roots(config.assets)
     suite = get_suite(config.suite)
     sequence = suite.sequence(config.order, config.length)
+    given = given_demonstrations(Path(config.dataset), sequence) if config.dataset is not None else {}
     run = RunFolder(config.folder)
+    if not run.path.exists():
+        check_given(given, sequence, config.observation)
     with run.opened(config, sequence):
-        TaskSequence(config, suite, sequence, run).learn()
+        TaskSequence(config, suite, sequence, run, given).learn()
         finish(run, config, sequence)
     return run.path
 
@@ -67,13 +71,22 @@ class TaskSequence:
         suite: Where the tasks come from.
         sequence: The tasks in the order in which they are learned.
         run: Where everything is written.
+        given: Demonstration files by task; those of other tasks are collected.
     """
 
-    def __init__(self, config: ExperimentConfig, suite: TaskSuite, sequence: tuple[Task, ...], run: RunFolder) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        suite: TaskSuite,
+        sequence: tuple[Task, ...],
+        run: RunFolder,
+        given: Mapping[str, Path],
+    ) -> None:
         self.config = config
         self.suite = suite
         self.sequence = sequence
         self.run = run
+        self.given = given
         self.dimensions = common_dimensions(sequence, config.observation)
         self.collect_seconds: dict[str, float] = {}
 
@@ -162,10 +175,10 @@ class TaskSequence:
     def demonstrations(self, task: Task) -> WindowDataset:
         """The windows of a task's demonstrations: given, or collected unless they are there."""
         config = self.config
-        if config.dataset is not None:
+        if task.name in self.given:
             own_words = config.dataset_instructions == "file"
             return WindowDataset(
-                given_demonstrations(Path(config.dataset), self.sequence)[task.name],
+                self.given[task.name],
                 config.policy.chunk,
                 cameras=needed_cameras(task, config.observation),
                 privileged=config.policy.privileged,
@@ -193,9 +206,6 @@ class TaskSequence:
     def fresh_policy(self) -> Policy:
         """An untrained policy, its normalisation frozen: declared by the suite, else taken from the first task."""
         config = self.config
-        if config.dataset is not None:
-            found = given_demonstrations(Path(config.dataset), self.sequence)
-            check_given(found, self.sequence, config.observation)
         first = self.demonstrations(self.sequence[0])
         with open_demonstrations(first.path) as file:
             environment_state_dim = self.dimensions.get("environment_state", file.environment_state_dim)

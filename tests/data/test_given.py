@@ -142,6 +142,16 @@ def test_a_run_learns_from_given_demonstrations_wherever_they_lie(
         run_experiment(named)
 
 
+def test_a_run_on_demonstrations_that_do_not_fit_leaves_nothing_behind(
+    make_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = (f"output={tmp_path / 'runs'}", f"data={tmp_path / 'none'}")
+    (wrong,) = compose([*OVERRIDES, *place, f"dataset={make_file()}"])
+    with pytest.raises(DataFileError, match="agent_pos has 5 numbers"):
+        run_experiment(wrong)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_words_of_the_file_and_paraphrases_of_the_task_exclude_each_other() -> None:
     with pytest.raises(ConfigurationError, match="dataset_instructions=task"):
         compose(["suite=mw3", "dataset=x", "training.instructions=paraphrased"])

@@ -73,13 +73,13 @@ def needed_cameras(task: Task, observation: ObservationOptions) -> tuple[str, ..
 def check_given(found: dict[str, Path], tasks: Iterable[Task], observation: ObservationOptions) -> None:
     """Compare given demonstrations with what the policy will see of each task in its environment.
 
-    One environment is built for each combination of sizes that the files have.
+    Tasks for which none are given are passed over. One environment is built for each combination of sizes that the files have.
 
     Raises:
         DataFileError: A camera or the privileged state is missing, or an image or a vector has another size.
     """
     seen: set[tuple[int, ...]] = set()
-    for task in {task.name: task for task in tasks}.values():
+    for task in {task.name: task for task in tasks if task.name in found}.values():
         with open_demonstrations(found[task.name]) as file:
             _check_images(file, task, observation)
             if observation.privileged and not file.environment_state_dim:
