@@ -73,7 +73,8 @@ def needed_cameras(task: Task, observation: ObservationOptions) -> tuple[str, ..
 def check_given(found: dict[str, Path], tasks: Iterable[Task], observation: ObservationOptions) -> None:
     """Compare given demonstrations with what the policy will see of each task in its environment.
 
-    Tasks for which none are given are passed over. One environment is built for each combination of sizes that the files have.
+    Tasks for which none are given are passed over. One environment is built for each combination of sizes that the
+    files have.
 
     Raises:
         DataFileError: A camera or the privileged state is missing, or an image or a vector has another size.

@@ -38,6 +38,7 @@ _LEVER_COST = 5.0  # a metre away from the thing's middle
 _TILT_COST = 25.0  # a metre that the sides in the pads are uneven by
 _SHALLOW_COST = 40.0  # a metre that the pads have less of it than they could
 _WIDE, _WIDE_COST = 0.06, 20.0
+_SHIFT, _SHIFT_COST = 0.025, 15.0  # metres off the middle between the fingers: the first that meets it pushes it there
 _FAR, _FAR_COST = 0.65, 6.0  # metres from the robot's base: at 0.76 the arm is stretched out, and stuck
 _BASE = "robot0_base"
 
@@ -143,13 +144,14 @@ class _Cut:
         left, right = held.argmax(axis=0), len(held) - 1 - held[::-1].argmax(axis=0)
         width = float(right.max() - left.min() + 1) * _CELL
         off = float(left.mean() + right.mean()) / 2 - between
-        if width > _WIDEST or abs(off) > 0.6:
+        if width > _WIDEST or abs(off) * _CELL > _SHIFT:
             return None
         top = float(highs.max(axis=-1)[:, rows][held].max())
         overlap = min(top - height - _PAD[0], _PAD[1] - _PAD[0])
         if overlap < _LEAST_OVERLAP:
             return None
-        s, t = self._s[i] + off * _CELL, self._t[j]
+        shift = abs(off) * _CELL if abs(off) > 1.0 else 0.0
+        s, t = self._s[i] + (0.0 if shift else off * _CELL), self._t[j]
         uneven = (float(left.std()) + float(right.std())) * _CELL
         cost = (
             self._yaw_cost
@@ -157,6 +159,7 @@ class _Cut:
             + _TILT_COST * uneven
             + _SHALLOW_COST * (_PAD[1] - _PAD[0] - overlap)
             + _WIDE_COST * max(0.0, width - _WIDE)
+            + _SHIFT_COST * shift
         )
         place = np.array([*self._points(np.array(s), np.array(t)), height])
         return Grip(place, np.array([*self._along, 0.0]), cost)

@@ -21,7 +21,7 @@ from vla_cl.tasks.expert import EXPERTS
 from vla_cl.tasks.libero_grasps import graspable
 from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand
 from vla_cl.tasks.libero_shapes import boxes_of
-from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, fixed, grasp, place, rise_to
+from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, SkillFailed, fixed, grasp, hold, place, rise_to
 
 Vector = NDArray[np.float64]
 
@@ -29,6 +29,7 @@ _STAGES = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
 _EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
 _CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
 _PRESSED = 0.002  # metres that a thing is let down further than it should go
+_PATIENCE = 20  # steps after which a thing that cannot be taken is looked at anew
 _APART = 0.75  # of half a region: where the outermost of several things on it are put
 _RELEASED = 0.004  # metres above that at which it is let go
 _SLACK = 0.01  # metres that a thing may be off sideways while it is let down
@@ -125,7 +126,11 @@ def _put_in(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
 
 
 def _take(hand: Hand, env: LiberoEnv, thing: str, goal: Vector) -> Plan[Graspable]:
-    grip = graspable(hand, env, thing, goal)
+    try:
+        grip = graspable(hand, env, thing, goal)
+    except SkillFailed:
+        yield from hold(hand, _PATIENCE)  # it may still be rolling
+        raise
     yield from rise_to(hand, clear_height_of_hand(env, grip.place(hand)))
     yield from grasp(hand, grip, attempts=1)
     return grip
