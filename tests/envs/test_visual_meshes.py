@@ -48,7 +48,7 @@ def test_cells_with_one_vertex_each_change_nothing(mesh: tuple[np.ndarray, np.nd
 
 def test_both_sides_of_a_thin_wall_remain() -> None:
     wall = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0)], np.float32)
-    points = np.concatenate([wall + 0.1, wall + (0.1, 0.1, 0.102)]).astype(np.float32)
+    points = np.concatenate([wall + 0.1, wall + np.array([0.1, 0.1, 0.102])]).astype(np.float32)
     faces = np.array([(0, 1, 2), (3, 5, 4)], np.int32)
     kept, merged = merge_close_vertices(points, faces, 0.5)
     assert list(kept) == [0, 1]
