@@ -38,7 +38,9 @@ _LEVER_COST = 5.0  # a metre away from the thing's middle
 _TILT_COST = 25.0  # a metre that the sides in the pads are uneven by
 _SHALLOW_COST = 40.0  # a metre that the pads have less of it than they could
 _WIDE, _WIDE_COST = 0.06, 20.0
-_SHIFT, _SHIFT_COST = 0.025, 15.0  # metres off the middle between the fingers: the first that meets it pushes it there
+_SHIFT = 0.025  # metres off the middle between the fingers: the first that meets it pushes it there
+_SHIFTED_COST, _SHIFT_COST = 1.0, 15.0
+_BESIDE_COST = 0.3  # something else comes between the finger tips
 _FAR, _FAR_COST = 0.65, 6.0  # metres from the robot's base: at 0.76 the arm is stretched out, and stuck
 _BASE = "robot0_base"
 
@@ -108,12 +110,13 @@ class _Cut:
         self._lows, self._highs = lows, highs
         self._top = highs.max(axis=-1)
         around = others(env, name).near(self._middle[:2], reach)
+        self._beside = np.where(np.isfinite(self._top), NOTHING, around.top(points))
         self._all = np.maximum(np.maximum(self._top, around.top(points)), NOTHING)
         self._yaw_cost = _YAW_COST * abs(hand.finger_yaw(np.array([*along, 0.0])))
 
     def grips(self) -> Iterator[Grip]:
         deepest = np.maximum(self._under_fingers() + _TIP, self._under_palm() - _PALM_HEIGHT) + _ROOM
-        inside = np.isfinite(self._top) & (self._top - deepest > _PAD[0] + _LEAST_OVERLAP)
+        inside = _largest(self._top, _count(_SHIFT), axis=0) - deepest > _PAD[0] + _LEAST_OVERLAP
         for i, j in np.argwhere(inside):
             grip = self._pinch(int(i), int(j), float(deepest[i, j]))
             if grip is not None:
@@ -140,6 +143,9 @@ class _Cut:
         rows = held.any(axis=0)
         if not rows[pads] or rows.sum() < pads + 1:
             return None
+        beside = float(self._beside[window].max()) - height  # what the fingers would close on first
+        if beside > _PAD[0]:
+            return None
         held = held[:, rows]
         left, right = held.argmax(axis=0), len(held) - 1 - held[::-1].argmax(axis=0)
         width = float(right.max() - left.min() + 1) * _CELL
@@ -159,7 +165,8 @@ class _Cut:
             + _TILT_COST * uneven
             + _SHALLOW_COST * (_PAD[1] - _PAD[0] - overlap)
             + _WIDE_COST * max(0.0, width - _WIDE)
-            + _SHIFT_COST * shift
+            + (_SHIFTED_COST + _SHIFT_COST * shift if shift else 0.0)
+            + (_BESIDE_COST if beside > -_TIP else 0.0)
         )
         place = np.array([*self._points(np.array(s), np.array(t)), height])
         return Grip(place, np.array([*self._along, 0.0]), cost)
