@@ -83,8 +83,9 @@ def test_a_bowl_is_taken_at_its_rim_between_its_neighbours(table: LiberoEnv):
 def test_a_box_is_taken_across_its_short_side(table: LiberoEnv):
     thing = graspable(Hand(table), table, "cookies_1")
     (half,) = boxes_of(table, ["cookies_1"]).halves
-    assert half.argmin() == 2  # it lies flat
-    assert abs(thing.closes_along[0][int(half[:2].argmin())]) > 0.99
+    upright = np.abs(table.rotation("cookies_1")[2])
+    level = [axis for axis in range(3) if upright[axis] < 0.5]
+    assert abs(thing.closes_along[0][min(level, key=lambda axis: half[axis])]) > 0.99
 
 
 def test_a_thing_goes_down_until_it_rests_on_what_is_there(table: LiberoEnv):
@@ -137,7 +138,7 @@ def test_the_expert_succeeds_from_stored_and_fresh_states(libero_root: Path, sui
     task = libero_task(suite, problem)
     random = np.random.default_rng(1)
     with closing(task.environment(ObservationOptions(cameras=()))) as env:
-        for seed in (2_000_001, task.seeds.train[7]):
+        for seed in (2_000_001, task.seeds.train[3]):
             expert = make_expert(task)
             env.restart(seed=seed)
             expert.reset(env, np.random.default_rng(seed))
