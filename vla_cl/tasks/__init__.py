@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vla_cl.tasks import libero_declaration as _libero_declaration  # noqa: F401  lets .bddl files be plug-ins
 from vla_cl.tasks import meta_world_suites as _meta_world_suites  # noqa: F401  registers the built-in suites
 from vla_cl.tasks.contact_sheet import contact_sheet
 from vla_cl.tasks.declaration import READERS, load_declarations

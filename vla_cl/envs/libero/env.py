@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec
-from vla_cl.envs.libero.bddl import Problem, read_problem
+from vla_cl.envs.libero.bddl import parse_problem, read_problem
 from vla_cl.envs.libero.catalogue import Category, category
 from vla_cl.envs.libero.initial_states import read_initial_states
 from vla_cl.envs.libero.models import INITIAL_POSTURE
 from vla_cl.envs.libero.predicates import check_goal, holds
-from vla_cl.envs.libero.root import libero_root
+from vla_cl.envs.libero.root import LiberoRoot, libero_root
 from vla_cl.envs.libero.sampling import Part
 from vla_cl.envs.libero.workspaces import workspace
 from vla_cl.envs.libero.world import register_world
@@ -59,6 +59,7 @@ class LiberoEnv(RobosuiteEnv):
         render_mode: None or "rgb_array".
         suite, problem: A task of the benchmark: `<root>/bddl_files/<suite>/<problem>.bddl`.
         file: A BDDL file instead.
+        text: The text of a BDDL file instead.
         states: The file of its stored initial states.
         fixture_seed: Where fixtures stand under stored initial states.
         settle_steps: Control steps after a reset that do not count.
@@ -81,6 +82,7 @@ class LiberoEnv(RobosuiteEnv):
         suite: str = "",
         problem: str = "",
         file: str = "",
+        text: str = "",
         states: str = "",
         fixture_seed: int = 0,
         settle_steps: int = SETTLE_STEPS,
@@ -88,15 +90,17 @@ class LiberoEnv(RobosuiteEnv):
         arm_noise: float = ARM_NOISE,
         action_delay: int = 0,
     ) -> None:
-        if bool(file) == bool(suite and problem):
-            raise ConfigurationError("say either suite and problem, or the file of a BDDL task")
+        if [bool(suite and problem), bool(file), bool(text)].count(True) != 1:
+            raise ConfigurationError("say either suite and problem, or the file of a BDDL task, or its text")
         if settle_steps < 0:
             raise ConfigurationError(f"settle_steps must be 0 or more control steps, got {settle_steps}")
         root = libero_root()
-        bddl = Path(file) if file else root.problem_path(suite, problem)
-        self.problem: Problem = read_problem(bddl)
+        if text:
+            self.problem = parse_problem(text, spec.task or "BDDL")
+        else:
+            self.problem = read_problem(Path(file) if file else root.problem_path(suite, problem))
         workspace(self.problem.name)
-        self._states_file = Path(states) if states else None if file else root.initial_states_path(suite, problem)
+        self._states_file = _states_file(root, suite, problem, states)
         self._stored: NDArray[np.float64] | None = None
         self._fixture_seed, self._settling = fixture_seed, (settle_steps, settle_gripper)
         self._rested: dict[int, NDArray[np.float64]] = {}
@@ -302,6 +306,12 @@ class LiberoEnv(RobosuiteEnv):
                 owner_of_body[body] = _ROBOT
         owners: NDArray[np.intp] = owner_of_body[self.model.geom_bodyid]
         return owners
+
+
+def _states_file(root: LiberoRoot, suite: str, problem: str, states: str) -> Path | None:
+    if states:
+        return Path(states)
+    return root.initial_states_path(suite, problem) if suite else None
 
 
 _NOBODY, _ROBOT = -1, -2
