@@ -17,7 +17,7 @@ PluginOption = typer.Option(
     None,
     "--plugin",
     metavar="FILE_OR_MODULE",
-    help="A module, a Python file or a YAML declaration that registers more; repeatable.",
+    help="A module, a Python file, a YAML declaration or a BDDL task that registers more; repeatable.",
 )
 JsonOption = typer.Option(False, "--json", help="Print JSON, for other programs.")
 

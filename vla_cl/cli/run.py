@@ -25,7 +25,7 @@ def run(
         None,
         "--plugin",
         metavar="FILE_OR_MODULE",
-        help="A module, a Python file or a YAML declaration that registers more; repeatable.",
+        help="A module, a Python file, a YAML declaration or a BDDL task that registers more; repeatable.",
     ),
     output: Path | None = typer.Option(None, "--output", help="Folder of all runs (default: runs)."),
     jobs: int = typer.Option(1, "--jobs", min=1, help="Runs of a sweep at the same time, one core each."),
