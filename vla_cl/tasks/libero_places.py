@@ -22,6 +22,7 @@ _SPOTS = 9  # along each edge of a region
 _TURNS = np.array([0.0, 0.5, -0.5, 1.0, -1.0]) * np.pi
 _LARGEST_YAW = 2.0  # radians from the nominal start, either way
 _HIGH_COST, _OFF_COST, _YAW_COST = 20.0, 1.0, 0.03  # a metre above the deepest, a metre off the middle, a radian
+_DROP_COST = 4.0  # a metre that it falls, where the hand meets something first
 _LEVEL = 0.004  # metres above the deepest that do not matter
 _WAY_ROOM = 0.02  # metres above what is crossed
 _ALONG, _ACROSS = 24, 5  # lines that the way is cut by
@@ -29,7 +30,7 @@ _ALONG, _ACROSS = 24, 5  # lines that the way is cut by
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a thing's body is to be (3,) in metres when it rests, and how far it is turned till then, in radians."""
+    """Where a thing's body is to be (3,) when it is let go, in metres, and how far it is turned till then."""
 
     point: Vector
     turn: float
@@ -48,7 +49,8 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
         ceiling: Height in metres above which the thing's body must not come to rest, if there is a choice.
     """
     body = env.position(thing)
-    held = boxes_of(env, [thing]) + hand_boxes(env)
+    own = boxes_of(env, [thing])
+    held = own + hand_boxes(env)
     offsets = [np.linspace(-1.0, 1.0, _SPOTS) * edge if edge > 1e-6 else np.zeros(1) for edge in half]
     spots = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 2)
     reach = max(float(np.linalg.norm((corner - body)[:2])) for corner in held.extent) + _CELL
@@ -58,21 +60,23 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
     for turn in _TURNS:
         if abs(hand.yaw + turn) > _LARGEST_YAW:
             continue
-        points, depth = _underside(held.turned(body, turn), body, reach)
-        rest = np.array([float((ground.at(centre + spot + points) - depth).max()) for spot in spots])
-        tried += [(spot, turn, height) for spot, height in zip(spots, rest, strict=True)]
-    deepest = min(height for _, _, height in tried)
+        alone = _rests(ground, own.turned(body, turn), body, reach, centre + spots)
+        both = np.maximum(alone, _rests(ground, hand_boxes(env).turned(body, turn), body, reach, centre + spots))
+        tried += [(spot, float(turn), low, high) for spot, low, high in zip(spots, alone, both, strict=True)]
+    deepest = min(height for _, _, height, _ in tried)
 
-    def cost(spot: Vector, turn: float, height: float) -> float:
+    def cost(spot: Vector, turn: float, height: float, released: float) -> float:
         return float(
             _HIGH_COST * max(0.0, height - deepest - _LEVEL)
+            + _DROP_COST * max(0.0, released - height)
             + _OFF_COST * float(np.linalg.norm(spot))
             + _YAW_COST * (abs(hand.yaw + turn) + abs(turn))
             + (100.0 if height > ceiling else 0.0)
         )
 
-    spot, turn, height = min(tried, key=lambda each: cost(*each))
-    return Spot(np.array([*(centre + spot), height]), turn, cost(spot, turn, height))
+    best = min(tried, key=lambda each: cost(*each))
+    spot, turn, _, released = best
+    return Spot(np.array([*(centre + spot), released]), turn, cost(*best))
 
 
 def clear_height(env: LiberoEnv, thing: str, goal: Vector) -> float:
@@ -116,6 +120,12 @@ class _HeightMap:
         cells = np.clip(cells, 0, last)
         heights: Vector = self._heights[cells[:, 0], cells[:, 1]]
         return heights
+
+
+def _rests(ground: _HeightMap, boxes: Boxes, body: Vector, reach: float, spots: Vector) -> Vector:
+    """Heights (K,) of a body above spots (K, 2) at which boxes that move with it meet the ground."""
+    points, depth = _underside(boxes, body, reach)
+    return np.array([float((ground.at(spot + points) - depth).max()) for spot in spots])
 
 
 def _underside(boxes: Boxes, body: Vector, reach: float) -> tuple[Vector, Vector]:

@@ -18,7 +18,7 @@ from vla_cl.envs.libero.env import LiberoEnv
 from vla_cl.envs.libero.predicates import holds
 from vla_cl.errors import ConfigurationError
 from vla_cl.tasks.expert import EXPERTS
-from vla_cl.tasks.libero_grasps import graspable
+from vla_cl.tasks.libero_grasps import graspable, grips
 from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand
 from vla_cl.tasks.libero_shapes import boxes_of
 from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, SkillFailed, fixed, grasp, hold, place, rise_to
@@ -86,6 +86,12 @@ def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
     yield from skills[predicate](hand, env, name)
 
 
+def _push(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
+    from vla_cl.tasks import libero_fixtures
+
+    yield from libero_fixtures.push_onto(hand, env, thing, region)
+
+
 def _put_on_thing(hand: Hand, env: LiberoEnv, thing: str, below: str) -> Plan[None]:
     """Onto the middle of something that may have been moved."""
     held = yield from _take(hand, env, thing, env.position(below)[:2])
@@ -96,6 +102,9 @@ def _put_on_region(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[
     position, rotation = env.site_pose(region)
     half = np.maximum(np.abs(rotation) @ env.parts[region].size - _EDGE, 0.0)
     centre, half = _share(env, thing, region, position, half)
+    if not env.parts[region].parent and next(grips(hand, env, thing), None) is None:  # too flat to be taken
+        yield from _push(hand, env, thing, region)
+        return
     held = yield from _take(hand, env, thing, centre[:2])
     yield from _put(hand, env, held, centre[:2], half[:2])
 
