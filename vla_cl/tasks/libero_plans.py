@@ -84,6 +84,7 @@ def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
         "turnoff": partial(libero_fixtures.turn, on=False),
     }
     yield from skills[predicate](hand, env, name)
+    hand.attitude = 0.0  # a wrist that stays wound up swings the elbow out on the way to the next thing
 
 
 def _push(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
