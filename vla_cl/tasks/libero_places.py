@@ -24,6 +24,9 @@ _LARGEST_YAW = 2.0  # radians from the nominal start, either way
 _HIGH_COST, _OFF_COST, _YAW_COST = 20.0, 1.0, 0.03  # a metre above the deepest, a metre off the middle, a radian
 _DROP_COST = 4.0  # a metre that it falls, where the hand meets something first
 _LEVEL = 0.004  # metres above the deepest that do not matter
+_STEPS = np.linspace(0.0, 0.12, 7)  # metres that a thing is moved aside before it is lifted
+_SIDE_ROOM = 0.012  # metres beside it that it keeps from what is above
+_UNDER = 0.02  # metres: what is that far above the underside of a thing is beside or above it
 _WAY_ROOM = 0.02  # metres above what is crossed
 _ALONG, _ACROSS = 24, 5  # lines that the way is cut by
 
@@ -77,6 +80,21 @@ def best_spot(hand: Hand, env: LiberoEnv, thing: str, centre: Vector, half: Vect
     best = min(tried, key=lambda each: cost(*each))
     spot, turn, _, released = best
     return Spot(np.array([*(centre + spot), released]), turn, cost(*best))
+
+
+def way_out(env: LiberoEnv, thing: str) -> Vector:
+    """The shortest level step (3,) in metres after which nothing is above a thing that is to be lifted."""
+    body, own = env.position(thing), boxes_of(env, [thing])
+    reach = max(float(np.linalg.norm((corner - body)[:2])) for corner in own.extent) + _CELL
+    ground = _HeightMap(others(env, thing), body[:2], reach + _SIDE_ROOM + float(_STEPS[-1]))
+    points, depth = _underside(Boxes(own.centres, own.rotations, own.halves + _SIDE_ROOM), body, reach + _SIDE_ROOM)
+    lowest = body[2] + depth + _SIDE_ROOM + _UNDER
+    angles = np.arange(16) * np.pi / 8
+    ways = [np.array([np.cos(angle), np.sin(angle)]) for angle in angles]
+    for step in (length * way for length in _STEPS for way in ways):
+        if (ground.at(body[:2] + step + points) < lowest).all():
+            return np.array([*step, 0.0])
+    return np.zeros(3)
 
 
 def clear_height(env: LiberoEnv, thing: str, goal: Vector) -> float:

@@ -19,9 +19,21 @@ from vla_cl.envs.libero.predicates import holds
 from vla_cl.errors import ConfigurationError
 from vla_cl.tasks.expert import EXPERTS
 from vla_cl.tasks.libero_grasps import graspable, grips
-from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand
+from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand, way_out
 from vla_cl.tasks.libero_shapes import boxes_of
-from vla_cl.tasks.skills import Graspable, Hand, Plan, SkillExpert, SkillFailed, fixed, grasp, hold, place, rise_to
+from vla_cl.tasks.skills import (
+    Graspable,
+    Hand,
+    Plan,
+    SkillExpert,
+    SkillFailed,
+    fixed,
+    grasp,
+    hold,
+    place,
+    reach,
+    rise_to,
+)
 
 Vector = NDArray[np.float64]
 
@@ -30,6 +42,7 @@ _EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
 _CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
 _PRESSED = 0.002  # metres that a thing is let down further than it should go
 _PATIENCE = 20  # steps after which a thing that cannot be taken is looked at anew
+_ASIDE = 0.01  # metres that the step aside may be off
 _APART = 0.75  # of half a region: where the outermost of several things on it are put
 _RELEASED = 0.004  # metres above that at which it is let go
 _SLACK = 0.01  # metres that a thing may be off sideways while it is let down
@@ -149,6 +162,9 @@ def _take(hand: Hand, env: LiberoEnv, thing: str, goal: Vector) -> Plan[Graspabl
 def _put(
     hand: Hand, env: LiberoEnv, held: Graspable, centre: Vector, half: Vector, ceiling: float = np.inf
 ) -> Plan[None]:
+    step = way_out(env, held.name)
+    if step.any():
+        yield from reach(hand, fixed(hand.position + step), tolerance=_ASIDE)
     spot = best_spot(hand, env, held.name, centre, half, ceiling)
     goal = spot.point - [0.0, 0.0, _PRESSED]
     top = max(float(goal[2]), float(env.position(held.name)[2]))
