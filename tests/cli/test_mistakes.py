@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 
 import pytest
 
-from vla_cl.cli.main import main
+from vla_cl.cli.main import interrupts_kept, main
 
 RUN = ("run", "suite=mw5", "policy=lowdim", "strategy=sequential")
 
@@ -124,3 +125,20 @@ def test_an_interrupt_says_how_to_go_on(executable, tmp_path):
     assert process.returncode == 130, complaint
     assert complaint.splitlines()[-1] == "interrupted; run the same command again to go on"
     assert "Traceback" not in complaint
+
+
+def test_an_interrupt_that_python_would_lose_is_raised_again():
+    """It falls into the callback of a weak reference, where Python prints exceptions and goes on."""
+
+    class Thing:
+        pass
+
+    def callback(reference):
+        raise KeyboardInterrupt
+
+    thing = Thing()
+    reference = weakref.ref(thing, callback)
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():
+        del thing
+        time.sleep(5.0)
+    assert reference() is None

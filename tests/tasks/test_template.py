@@ -13,17 +13,17 @@ from vla_cl.tasks.template import TEMPLATES, write_template
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_every_template_is_filled_and_parses(template, tmp_path):
-    written = write_template("wipe-table", template, tmp_path)
-    assert "wipe-table" in written.next_step
+    written = write_template("oil-a-hinge", template, tmp_path)
+    assert "oil-a-hinge" in written.next_step
     for path in written.files:
         text = path.read_text()
         assert "$" not in text
         if path.suffix == ".py":
             ast.parse(text)
         if path.suffix == ".toml":
-            assert tomllib.loads(text)["project"]["entry-points"]["vla_cl.tasks"] == {"wipe_table": "wipe_table"}
+            assert tomllib.loads(text)["project"]["entry-points"]["vla_cl.tasks"] == {"oil_a_hinge": "oil_a_hinge"}
     with pytest.raises(ConfigurationError, match="exists already"):
-        write_template("wipe-table", template, tmp_path)
+        write_template("oil-a-hinge", template, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["3d", "class", "a b", "", "-x", "../up", "naïve/task"])

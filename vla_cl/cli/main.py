@@ -6,11 +6,15 @@ line on stderr; 130 interrupted.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -18,6 +22,7 @@ from vla_cl import __version__
 from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, tasks
 from vla_cl.errors import VlaClError
 
+_MOMENT = 0.05  # seconds
 INTERRUPTED = 130
 MISTAKE = 2
 
@@ -73,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:  # accepted anywhere, also after the command
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
-        status = app(args=words, prog_name="vla-cl", standalone_mode=False)
+        with interrupts_kept():
+            status = app(args=words, prog_name="vla-cl", standalone_mode=False)
         sys.stdout.flush()
         if status == INTERRUPTED:
             return _interrupted()
@@ -99,6 +105,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{os.strerror(error.errno)}{place}; make room or choose another folder, and run the command again"
         )
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """A Ctrl-C that falls into a destructor or the callback of a weak reference is printed and lost: raise it again."""
+    usual = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(_MOMENT, _thread.interrupt_main).start()  # at once it would be lost in this hook, too
+        else:
+            usual(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def _interrupted() -> int:
