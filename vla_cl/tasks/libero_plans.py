@@ -137,10 +137,10 @@ def _share(env: LiberoEnv, thing: str, region: str, centre: Vector, half: Vector
 
 
 def _put_in(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
-    kind = env.kind(region)
-    joints = [joint for joint in env.joints_of(region) if joint in env._joints]
-    if kind.open is not None and joints and not any(kind.is_open(env.joint(joint)) for joint in joints):
-        yield from _work(hand, env, "open", region)
+    if env.kind(region).open is not None:  # it is in something that can be shut
+        lid = region if env.joints_of(region) else env.parts[region].parent
+        if not holds(env, Condition("open", (lid,))):
+            yield from _work(hand, env, "open", lid)
     position, rotation = env.site_pose(region)
     held = yield from _take(hand, env, thing, position[:2])
     extent = np.abs(rotation @ env.parts[region].size)
