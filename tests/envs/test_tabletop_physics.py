@@ -73,7 +73,7 @@ def test_bounds_are_where_the_shapes_end(env: TabletopEnv):
         body, bounds = env.model.body(kind).id, env.item(kind).bounds
         position, rotation = env.data.xpos[body], env.data.xmat[body].reshape(3, 3)
         low, high = np.full(3, np.inf), np.full(3, -np.inf)
-        for geom in np.flatnonzero(env._owners == env._thing_index[kind]):
+        for geom in env._contacts.geoms(kind):
             turn = rotation.T @ env.data.geom_xmat[geom].reshape(3, 3)
             middle = rotation.T @ (env.data.geom_xpos[geom] - position)
             half = np.abs(turn) @ _half_size(env, int(geom))

@@ -45,7 +45,7 @@ def things_in_contact(env: TabletopEnv) -> dict[tuple[str, str], float]:
     names = [*env.items, "robot", "nobody"]  # -2 and -1 are indices from the end
     found: dict[tuple[str, str], float] = {}
     for contact in env.data.contact:
-        first, second = sorted(names[env._owners[geom]] for geom in contact.geom)
+        first, second = sorted(names[env._contacts._owners[geom]] for geom in contact.geom)
         if first != second and "nobody" not in (first, second):
             found[first, second] = min(found.get((first, second), 0.0), float(contact.dist))
     return found

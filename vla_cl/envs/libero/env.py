@@ -19,6 +19,7 @@ from vla_cl.envs.libero.root import LiberoRoot, libero_root
 from vla_cl.envs.libero.sampling import Part
 from vla_cl.envs.libero.workspaces import workspace
 from vla_cl.envs.libero.world import register_world
+from vla_cl.envs.robosuite.contacts import Contacts
 from vla_cl.envs.robosuite.control import ControlRules
 from vla_cl.envs.robosuite.env import JOINT_SLOTS, RobosuiteEnv
 from vla_cl.errors import ConfigurationError, SimulationError
@@ -194,19 +195,15 @@ class LiberoEnv(RobosuiteEnv):
 
     def touching(self, first: str, second: str) -> bool:
         """Whether collision shapes of two things are in contact."""
-        return self._contact(self._indices[first], self._indices[second])
+        return self._contacts.between(first, second)
 
     def held(self, name: str) -> bool:
         """Whether the robot touches a thing."""
-        return self._contact(self._indices[name], _ROBOT)
+        return self._contacts.with_robot(name)
 
     def shapes_of(self, name: str) -> NDArray[np.intp]:
         """Numbers of a thing's geoms; those of tables, floor and walls for the name ""."""
-        return np.flatnonzero(self._owners == (self._indices[name] if name else _NOBODY))
-
-    def _contact(self, first: int, second: int) -> bool:
-        pairs = np.sort(self._owners[self.data.contact.geom], axis=1)
-        return bool((pairs == sorted((first, second))).all(axis=1).any())
+        return self._contacts.geoms(name)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -291,21 +288,7 @@ class LiberoEnv(RobosuiteEnv):
             for name, kind in self._kinds.items()
             if kind.shown_when_on
         }
-        self._indices = {name: index for index, name in enumerate(self._things)}
-        self._owners = self._owner_of_each_geom()
-
-    def _owner_of_each_geom(self) -> NDArray[np.intp]:
-        """For each geom the index of the thing that it belongs to, `_ROBOT`, or `_NOBODY`."""
-        owner_of_body = np.full(self.model.nbody, _NOBODY, dtype=np.intp)
-        for name, body in self._bodies.items():
-            owner_of_body[body] = self._indices[name]
-        for body in range(1, self.model.nbody):
-            if owner_of_body[body] == _NOBODY:
-                owner_of_body[body] = owner_of_body[int(self.model.body_parentid[body])]
-            if self.model.body(body).name.startswith(("robot0_", "gripper0_")):
-                owner_of_body[body] = _ROBOT
-        owners: NDArray[np.intp] = owner_of_body[self.model.geom_bodyid]
-        return owners
+        self._contacts = Contacts(model, self.data, self._bodies)
 
 
 def _states_file(root: LiberoRoot, suite: str, problem: str, states: str) -> Path | None:
@@ -313,7 +296,5 @@ def _states_file(root: LiberoRoot, suite: str, problem: str, states: str) -> Pat
         return Path(states)
     return root.initial_states_path(suite, problem) if suite else None
 
-
-_NOBODY, _ROBOT = -1, -2
 
 BACKENDS.register("libero", LiberoEnv)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import BACKENDS, EnvironmentSpec
+from vla_cl.envs.robosuite.contacts import Contacts
 from vla_cl.envs.robosuite.env import JOINT_SLOTS, RobosuiteEnv
 from vla_cl.envs.tabletop import fixtures, objects
 from vla_cl.envs.tabletop.item import Item
@@ -111,23 +112,17 @@ class TabletopEnv(RobosuiteEnv):
 
     def touching(self, first: str, second: str) -> bool:
         """Whether two things are in contact."""
-        return self._contact(self._thing_index[first], self._thing_index[second])
+        return self._contacts.between(first, second)
 
     def held(self, name: str) -> bool:
         """Whether the robot touches a thing."""
-        return self._contact(self._thing_index[name], _ROBOT)
-
-    def _contact(self, first: int, second: int) -> bool:
-        owners = self._owners[self.data.contact.geom]
-        pairs = np.sort(owners, axis=1)
-        return bool((pairs == sorted((first, second))).all(axis=1).any())
+        return self._contacts.with_robot(name)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _find_things(self) -> None:
         model = self.model
         self._bodies = {name: int(model.body(name).id) for name in self.items}
-        self._thing_index = {name: index for index, name in enumerate(self.items)}
         self._joints = {
             name: int(model.joint(f"{name}_{item.mechanism.joint}").qposadr[0])
             for name, item in self.items.items()
@@ -144,23 +139,7 @@ class TabletopEnv(RobosuiteEnv):
             if part
         }
         self._part_bodies = {(name, part): int(model.body(f"{name}_{part}").id) for name, part in parts}
-        self._owners = self._owner_of_each_geom()
+        self._contacts = Contacts(model, self.data, self._bodies)
 
-    def _owner_of_each_geom(self) -> NDArray[np.intp]:
-        """For each geom the index of the thing that it belongs to, `_ROBOT`, or `_NOBODY`."""
-        owner_of_body = np.full(self.model.nbody, _NOBODY, dtype=np.intp)
-        for name, body in self._bodies.items():
-            owner_of_body[body] = self._thing_index[name]
-        for body in range(1, self.model.nbody):
-            parent = int(self.model.body_parentid[body])
-            if owner_of_body[body] == _NOBODY:
-                owner_of_body[body] = owner_of_body[parent]
-            if self.model.body(body).name.startswith(("robot0_", "gripper0_")):
-                owner_of_body[body] = _ROBOT
-        owners: NDArray[np.intp] = owner_of_body[self.model.geom_bodyid]
-        return owners
-
-
-_NOBODY, _ROBOT = -1, -2
 
 BACKENDS.register("tabletop", TabletopEnv)
