@@ -44,15 +44,14 @@ def successful_steps(name: str, episodes: int, split: str) -> list[int]:
 
 
 def table(suite: str, tasks: Sequence[Task], steps: list[list[int]], episodes: int) -> str:
-    """The Markdown table, one row a task, with the mean success rate below it."""
-    lines = [
-        "| task | instruction | suites | horizon | expert succeeds | steps: median, longest |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task, taken in zip(tasks, steps, strict=True):
-        suites = ", ".join(name for name in SUITES if name != suite and _holds(name, task))
+    """The Markdown table, one row a task, with the mean success rate below it; other suites, where any holds a task."""
+    others = [", ".join(name for name in SUITES if name != suite and _holds(name, task)) for task in tasks]
+    heads = ["task", "instruction", *(["suites"] if any(others) else []), "horizon", "expert succeeds"]
+    lines = [f"| {' | '.join(heads)} | steps: median, longest |", "|---" * (len(heads) + 1) + "|"]
+    for task, taken, suites in zip(tasks, steps, others, strict=True):
         duration = f"{statistics.median(taken):.0f}, {max(taken)}" if taken else "-"
-        cells = (f"`{task.name}`", task.instruction, suites, task.horizon, f"{len(taken)} of {episodes}", duration)
+        shared = [suites] if any(others) else []
+        cells = (f"`{task.name}`", task.instruction, *shared, task.horizon, f"{len(taken)} of {episodes}", duration)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     successes = sum(len(taken) for taken in steps)
     lines += ["", f"All tasks: {successes} of {episodes * len(tasks)} episodes succeed."]
