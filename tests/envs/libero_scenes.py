@@ -43,10 +43,10 @@ def libero(
     return _build({"suite": suite, "problem": problem, **arguments}, problem, cameras, privileged, horizon)
 
 
-def declared(file: Path, text: str = PLATE, **arguments: Any) -> LiberoEnv:
+def declared(file: Path, text: str = PLATE, *, privileged: bool = False, **arguments: Any) -> LiberoEnv:
     """A task of our own, written to `file`."""
     file.write_text(text)
-    return _build({"file": str(file), **arguments}, file.stem, (), False, 300)
+    return _build({"file": str(file), **arguments}, file.stem, (), privileged, 300)
 
 
 def _build(

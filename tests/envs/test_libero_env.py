@@ -253,6 +253,15 @@ def test_a_wrong_declaration_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_more_things_than_the_privileged_state_holds_are_refused(tmp_path: Path) -> None:
+    plates = " ".join(f"plate_{number}" for number in range(1, 12))
+    put = "".join(f" (On plate_{number} main_table_right)" for number in range(2, 12))
+    text = PLATE.replace("plate_1 - plate)", f"{plates} - plate)")
+    text = text.replace("(On flat_stove_1 main_table_back)", f"(On flat_stove_1 main_table_back){put}")
+    with pytest.raises(ConfigurationError, match="room for 12 things, the task has 13"):
+        declared(tmp_path / "plates.bddl", text, privileged=True)
+
+
 def test_what_the_backend_cannot_take_is_told(libero_root: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'turn_on_the_stove'"):
         libero(problem="turn_on_the_stoves")

@@ -66,7 +66,7 @@ class LiberoEnv(RobosuiteEnv):
         settle_steps: Control steps after a reset that do not count.
         settle_gripper: The gripper's command meanwhile: -1 opens it, 0 leaves it (as in LIBERO's own evaluation).
         arm_noise: Standard deviation of the arm's joints at a fresh reset, in radians; LIBERO's own environment has 0.
-        stepper, action_delay: As for `RobosuiteEnv`.
+        action_delay: As for `RobosuiteEnv`.
 
     Raises:
         UnknownNameError: No such suite, problem, object or camera.
@@ -100,7 +100,11 @@ class LiberoEnv(RobosuiteEnv):
             self.problem = parse_problem(text, spec.task or "BDDL")
         else:
             self.problem = read_problem(Path(file) if file else root.problem_path(suite, problem))
-        workspace(self.problem.name)
+        things = len(self.problem.objects) + len(self.problem.fixtures) - 1  # of which one is the table or the floor
+        if spec.observation.privileged and things > THING_SLOTS:
+            raise ConfigurationError(
+                f"the privileged state has room for {THING_SLOTS} things, the task has {things}; use fewer"
+            )
         self._states_file = _states_file(root, suite, problem, states)
         self._stored: NDArray[np.float64] | None = None
         self._fixture_seed, self._settling = fixture_seed, (settle_steps, settle_gripper)
