@@ -90,11 +90,12 @@ def _check(config: ExperimentConfig) -> None:
     from vla_cl.training import resolve_device
 
     use_asset_roots(config.assets)
-    for task in get_suite(config.suite).sequence(config.order, config.length):
+    sequence = get_suite(config.suite).sequence(config.order, config.length)
+    for task in sequence:
         check_task(task, config.evaluation, config.plugins)
         task.instructions(config.training.instructions)
     if config.dataset is not None:
-        given_demonstrations(Path(config.dataset), get_suite(config.suite).sequence(config.order, config.length))
+        given_demonstrations(Path(config.dataset), sequence)
     resolve_device(config.device)
     build_strategy(config.strategy["name"], config.strategy_options, config.seed)
     policy = config.policy

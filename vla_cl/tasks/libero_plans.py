@@ -18,6 +18,7 @@ from vla_cl.envs.libero.env import LiberoEnv
 from vla_cl.envs.libero.predicates import holds
 from vla_cl.errors import ConfigurationError
 from vla_cl.tasks.expert import EXPERTS
+from vla_cl.tasks.libero_fixtures import close_part, open_part, push_onto, turn
 from vla_cl.tasks.libero_grasps import graspable, grips
 from vla_cl.tasks.libero_places import best_spot, clear_height, clear_height_of_hand, way_out
 from vla_cl.tasks.libero_shapes import boxes_of
@@ -38,6 +39,12 @@ from vla_cl.tasks.skills import (
 Vector = NDArray[np.float64]
 
 _STAGES = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
+_FIXTURE_SKILLS: dict[str, Callable[[Hand, LiberoEnv, str], Plan[None]]] = {
+    "open": open_part,
+    "close": close_part,
+    "turnon": partial(turn, on=True),
+    "turnoff": partial(turn, on=False),
+}
 _EDGE = 0.012  # metres that a thing's middle keeps from the edge of a region
 _CENTRED = 0.012  # metres that a thing may be off the middle of the one it is put on; 0.03 is allowed
 _PRESSED = 0.002  # metres that a thing is let down further than it should go
@@ -88,22 +95,8 @@ def _achieve(hand: Hand, env: LiberoEnv, condition: Condition) -> Plan[None]:
 
 
 def _work(hand: Hand, env: LiberoEnv, predicate: str, name: str) -> Plan[None]:
-    from vla_cl.tasks import libero_fixtures
-
-    skills: dict[str, Callable[[Hand, LiberoEnv, str], Plan[None]]] = {
-        "open": libero_fixtures.open_part,
-        "close": libero_fixtures.close_part,
-        "turnon": partial(libero_fixtures.turn, on=True),
-        "turnoff": partial(libero_fixtures.turn, on=False),
-    }
-    yield from skills[predicate](hand, env, name)
+    yield from _FIXTURE_SKILLS[predicate](hand, env, name)
     hand.attitude = 0.0  # a wrist that stays wound up swings the elbow out on the way to the next thing
-
-
-def _push(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[None]:
-    from vla_cl.tasks import libero_fixtures
-
-    yield from libero_fixtures.push_onto(hand, env, thing, region)
 
 
 def _put_on_thing(hand: Hand, env: LiberoEnv, thing: str, below: str) -> Plan[None]:
@@ -117,7 +110,7 @@ def _put_on_region(hand: Hand, env: LiberoEnv, thing: str, region: str) -> Plan[
     half = np.maximum(np.abs(rotation) @ env.parts[region].size - _EDGE, 0.0)
     centre, half = _share(env, thing, region, position, half)
     if not env.parts[region].parent and next(grips(hand, env, thing), None) is None:  # too flat to be taken
-        yield from _push(hand, env, thing, region)
+        yield from push_onto(hand, env, thing, region)
         return
     held = yield from _take(hand, env, thing, centre[:2])
     yield from _put(hand, env, held, centre[:2], half[:2])

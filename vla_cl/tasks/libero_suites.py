@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.envs.libero.bddl import read_problem
+from vla_cl.envs.libero.env import THING_SLOTS
 from vla_cl.envs.libero.root import libero_root
+from vla_cl.envs.robosuite.env import JOINT_SLOTS
 from vla_cl.errors import UnknownNameError
 from vla_cl.tasks.libero_language import instruction_of, paraphrases_of
 from vla_cl.tasks.suite import SUITES, Ranges, TaskSuite
@@ -89,9 +91,6 @@ _TURNED = 3.7
 
 _JOINT_REACH = 2.1
 """Metres or radians: the microwave's door opens widest."""
-
-THING_SLOTS, JOINT_SLOTS = 12, 6
-"""Of the privileged state, as in `vla_cl.envs.libero.env`, which would be slow to import for a list of suites."""
 
 
 def ranges_of(suite: str) -> Ranges:

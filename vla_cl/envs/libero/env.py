@@ -282,7 +282,6 @@ class LiberoEnv(RobosuiteEnv):
     def _after_reset(self) -> None:
         super()._after_reset()
         self._control.start_from(np.array(INITIAL_POSTURE), *self._nominal_pose)
-        self._hand_posture_to_robosuite()
 
     def _bind_model(self) -> None:
         super()._bind_model()

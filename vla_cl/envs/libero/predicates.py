@@ -91,34 +91,24 @@ def _up(view: View, thing: str) -> bool:
     return bool(view.position(thing)[2] >= LIFTED)
 
 
-def _open(view: View, name: str) -> bool:
-    kind = view.kind(name)
-    return any(kind.is_open(view.joint(joint)) for joint in view.joints_of(name))
+def _any(test: Callable[[Category, float], bool]) -> Callable[[View, str], bool]:
+    """Whether any joint of a thing or a region is in a state."""
+    return lambda view, name: any(test(view.kind(name), view.joint(joint)) for joint in view.joints_of(name))
 
 
-def _close(view: View, name: str) -> bool:
-    kind = view.kind(name)
-    return all(kind.is_closed(view.joint(joint)) for joint in view.joints_of(name))
-
-
-def _turned_on(view: View, name: str) -> bool:
-    kind = view.kind(name)
-    return any(kind.is_on(view.joint(joint)) for joint in view.joints_of(name))
-
-
-def _turned_off(view: View, name: str) -> bool:
-    kind = view.kind(name)
-    return all(kind.is_off(view.joint(joint)) for joint in view.joints_of(name))
+def _all(test: Callable[[Category, float], bool]) -> Callable[[View, str], bool]:
+    """Whether all joints of a thing or a region are in a state."""
+    return lambda view, name: all(test(view.kind(name), view.joint(joint)) for joint in view.joints_of(name))
 
 
 PREDICATES: Mapping[str, Callable[..., bool]] = {
     "in": _in,
     "on": _on,
     "up": _up,
-    "open": _open,
-    "close": _close,
-    "turnon": _turned_on,
-    "turnoff": _turned_off,
+    "open": _any(Category.is_open),
+    "close": _all(Category.is_closed),
+    "turnon": _any(Category.is_on),
+    "turnoff": _all(Category.is_off),
     "true": lambda view, *names: True,
     "false": lambda view, *names: False,
 }
