@@ -8,7 +8,6 @@ observation, too, in `first_obs`; of those nothing is left out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
@@ -18,6 +17,7 @@ import h5py
 from vla_cl.data.columns import Run
 from vla_cl.data.foreign import ForeignDemonstrations, text, tree
 from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, Header, image_key
+from vla_cl.tasks.libero_language import instruction_of
 
 FIRST_OBSERVATION = "first_obs"
 """Group of a demonstration in our exports: what was seen before the first action, one row under each key of `obs`."""
@@ -99,4 +99,4 @@ def _first_of(name: str) -> str:
 def _instruction(stored: Any, task: str) -> str:
     """LIBERO stores a text, a list of its parts, or either in quotation marks."""
     told = ("".join(map(str, stored)) if isinstance(stored, list) else str(stored or "")).strip().strip('"').strip()
-    return told or re.sub(r"^[A-Z_]+SCENE\d+_", "", task).replace("_", " ")
+    return told or instruction_of(task)

@@ -156,8 +156,8 @@ class ArmControl:
         if from_origin:
             self._step_from_origin()
             first = 1
-        arguments = (*self._views, *self._joints, self.posture, *self._scratch)
-        self._step(*arguments, self._fingers, self._finger_commands, first)
+        arm = (*self._views, *self._joints, self.posture, *self._scratch)
+        self._step(arm, self._fingers, self._finger_commands, first)
 
     def _step_from_origin(self) -> None:
         """The first physics step of the first action: torques as if the arm stood still in `posture`."""

@@ -42,76 +42,6 @@ def load_library() -> None:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def control_step(
-    model: Any,
-    data: Any,
-    sparse_mass: Any,
-    qpos: Any,
-    qvel: Any,
-    bias: Any,
-    ctrl: Any,
-    site: Any,
-    site_position: Any,
-    site_rotation: Any,
-    positions: Any,
-    velocities: Any,
-    actuators: Any,
-    limits: Any,
-    goal_position: Any,
-    goal_rotation: Any,
-    stiffness: Any,
-    damping: Any,
-    posture: Any,
-    jacobian_linear: Any,
-    jacobian_angular: Any,
-    mass: Any,
-    fingers: Any,
-    finger_commands: Any,
-    first: Any,
-) -> None:
-    """Hold a goal for some physics steps.
-
-    It expects `mj_step1` to have run, and leaves the data with `mj_step1` done, so that positions, contacts and
-    velocities are those of the present state.
-
-    Args:
-        model, ..., mass: As for `command`.
-        fingers: Indices (g,) of the fingers' actuators.
-        finger_commands: What they are told in each physics step (physics_steps, g).
-        first: Physics steps that are done already.
-    """
-    for step in range(first, len(finger_commands)):
-        for finger in range(len(fingers)):
-            ctrl[fingers[finger]] = finger_commands[step, finger]
-        command(
-            model,
-            data,
-            sparse_mass,
-            qpos,
-            qvel,
-            bias,
-            ctrl,
-            site,
-            site_position,
-            site_rotation,
-            positions,
-            velocities,
-            actuators,
-            limits,
-            goal_position,
-            goal_rotation,
-            stiffness,
-            damping,
-            posture,
-            jacobian_linear,
-            jacobian_angular,
-            mass,
-        )
-        _mj_step2(model, data)
-        _mj_step1(model, data)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
 def command(
     model: Any,
     data: Any,
@@ -255,3 +185,25 @@ def _solve(matrix: Any, right: Any) -> Any:
             solution[row] -= lower[inner, row] * solution[inner]
         solution[row] /= lower[row, row]
     return solution
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def control_step(arm: Any, fingers: Any, finger_commands: Any, first: Any) -> None:
+    """Hold a goal for some physics steps.
+
+    It expects `mj_step1` to have run, and leaves the data with `mj_step1` done, so that positions, contacts and
+    velocities are those of the present state.
+
+    Args:
+        arm: The arguments of `command`, in order.
+        fingers: Indices (g,) of the fingers' actuators.
+        finger_commands: What they are told in each physics step (physics_steps, g).
+        first: Physics steps that are done already.
+    """
+    model, data, ctrl = arm[0], arm[1], arm[6]
+    for step in range(first, len(finger_commands)):
+        for finger in range(len(fingers)):
+            ctrl[fingers[finger]] = finger_commands[step, finger]
+        command(*arm)
+        _mj_step2(model, data)
+        _mj_step1(model, data)
