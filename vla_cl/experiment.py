@@ -183,6 +183,8 @@ class TaskSequence:
                 cameras=needed_cameras(task, config.observation),
                 privileged=config.policy.privileged,
                 instructions=None if own_words else task.instructions(config.training.instructions),
+                history=config.policy.history,
+                lookback=config.policy.lookback,
                 dimensions=self.dimensions,
             )
         started = time.perf_counter()
@@ -200,6 +202,8 @@ class TaskSequence:
             config.policy.chunk,
             privileged=config.policy.privileged,
             instructions=task.instructions(config.training.instructions),
+            history=config.policy.history,
+            lookback=config.policy.lookback,
             dimensions=self.dimensions,
         )
 
@@ -214,11 +218,13 @@ class TaskSequence:
                 agent_pos_dim=self.dimensions.get("agent_pos", file.agent_pos_dim),
                 cameras=first.cameras if config.policy.pixels else (),
                 image_size=config.policy.image_size,
+                history=config.policy.history,
                 environment_state_dim=environment_state_dim if config.policy.privileged else 0,
             )
         policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
         declared = self.suite.ranges
         policy.set_statistics(Statistics.from_ranges(declared) if declared else compute_statistics(first))
+        policy.prepare(first, config.seed)
         return policy.to(resolve_device(config.device)).eval()
 
 

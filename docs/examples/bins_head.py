@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vla_cl.policies import HEADS, ActionHead
+from vla_cl.policies import HEADS, ActionHead, Context, ContextShape
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class BinsHead(ActionHead):
 
     Options = BinsOptions
 
-    def __init__(self, options: BinsOptions, context_dim: int, chunk: int, action_dim: int) -> None:
+    def __init__(self, options: BinsOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
         super().__init__()
-        self.shape = (chunk, action_dim, options.bins)
+        self.layout = (chunk, action_dim, options.bins)
         self.bins = options.bins
         self.network = nn.Sequential(
-            nn.Linear(context_dim, options.width),
+            nn.Linear(shape.width, options.width),
             nn.GELU(),
             nn.Linear(options.width, chunk * action_dim * options.bins),
         )
@@ -42,22 +42,22 @@ class BinsHead(ActionHead):
         """One-hot bins (B, chunk, A * bins)."""
         return nn.functional.one_hot(self._bin(actions), self.bins).float().flatten(-2)
 
-    def predict(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    def predict(self, context: Context, actions: Tensor, noise: Tensor) -> Tensor:
         """Logarithmic probabilities (B, chunk, A * bins)."""
         return self._logits(context).log_softmax(dim=-1).flatten(-2)
 
-    def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, context: Context, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
         """Cross-entropy (B,), averaged over dimensions and over actions that are not padding."""
-        errors = -(self.predict(context, actions, noise) * self.target(actions, noise)).sum(dim=-1) / self.shape[1]
+        errors = -(self.predict(context, actions, noise) * self.target(actions, noise)).sum(dim=-1) / self.layout[1]
         kept = ~padding
         return (errors * kept).sum(dim=1) / kept.sum(dim=1)
 
-    def sample(self, context: Tensor, initial_noise: Tensor) -> Tensor:
+    def sample(self, context: Context, initial_noise: Tensor) -> Tensor:
         """The centre of the likeliest bin (B, chunk, A)."""
         return (self._logits(context).argmax(dim=-1) + 0.5) * 2 / self.bins - 1
 
-    def _logits(self, context: Tensor) -> Tensor:
-        return self.network(context.mean(dim=1)).unflatten(-1, self.shape).float()
+    def _logits(self, context: Context) -> Tensor:
+        return self.network(context.pooled()).unflatten(-1, self.layout).float()
 
     def _bin(self, actions: Tensor) -> Tensor:
         return ((actions + 1) / 2 * self.bins).long().clamp(0, self.bins - 1)

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from tests.policies.contexts import context_of, shape_of
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.policies.flow import FlowHead, FlowOptions
 from vla_cl.policies.layers import time_embedding
@@ -21,7 +22,7 @@ CHUNK, ACTIONS, CONTEXT = 3, 2, 16
 
 def make_head(**options: object) -> FlowHead:
     torch.manual_seed(0)
-    head = FlowHead(build_options("head", FlowOptions, {"width": 32, **options}), CONTEXT, CHUNK, ACTIONS)
+    head = FlowHead(build_options("head", FlowOptions, {"width": 32, **options}), shape_of(CONTEXT), CHUNK, ACTIONS)
     for parameter in head.network.output.parameters():
         nn.init.normal_(parameter, std=0.3)  # it starts as the zero function
     return head
@@ -65,7 +66,7 @@ def test_the_network_sees_the_point_on_the_line_between_action_and_noise() -> No
     seen = {}
     give_velocity(head, lambda x, t: seen.update(x=x, t=t) or x)
     actions, noise = torch.randn(5, CHUNK, ACTIONS), head.sample_noise(5, torch.Generator().manual_seed(0))
-    head.predict(torch.zeros(5, 1, CONTEXT), actions, noise)
+    head.predict(context_of(torch.zeros(5, 1, CONTEXT)), actions, noise)
     t, normal = noise[:, 0, None, None], noise[:, 1:].reshape(5, CHUNK, ACTIONS)
     assert torch.allclose(seen["x"][:, 0], t * normal + (1 - t) * actions)
     assert torch.equal(seen["t"][:, 0], t)
@@ -76,7 +77,10 @@ def test_the_loss_of_the_optimal_velocity_is_the_conditional_variance() -> None:
     head = make_head(noise_samples=2)
     actions = spread * torch.randn(40_000, CHUNK, ACTIONS, generator=torch.Generator().manual_seed(1))
     noise = head.sample_noise(len(actions), torch.Generator().manual_seed(0))
-    padding, context = torch.zeros(len(actions), CHUNK, dtype=torch.bool), torch.zeros(len(actions), 1, CONTEXT)
+    padding, context = (
+        torch.zeros(len(actions), CHUNK, dtype=torch.bool),
+        context_of(torch.zeros(len(actions), 1, CONTEXT)),
+    )
 
     def mean_loss(velocity: Callable[[Tensor, Tensor], Tensor]) -> float:
         give_velocity(head, velocity)
@@ -95,7 +99,7 @@ def test_the_loss_of_the_optimal_velocity_is_the_conditional_variance() -> None:
 def test_several_draws_cost_what_each_alone_would_on_average() -> None:
     head, single = make_head(noise_samples=3), make_head(noise_samples=1)
     single.load_state_dict(head.state_dict())
-    context, actions = torch.randn(5, 2, CONTEXT), torch.randn(5, CHUNK, ACTIONS)
+    context, actions = context_of(torch.randn(5, 2, CONTEXT)), torch.randn(5, CHUNK, ACTIONS)
     padding = torch.rand(5, CHUNK) < 0.3
     noise = head.sample_noise(5, torch.Generator().manual_seed(0))
     times, normal = noise[:, :3], noise[:, 3:].reshape(5, 3, -1)
@@ -109,7 +113,7 @@ def test_several_draws_cost_what_each_alone_would_on_average() -> None:
 @pytest.mark.parametrize("network", ["mlp", "transformer"])
 def test_what_lies_in_the_padding_changes_neither_loss_nor_gradient(network: str) -> None:
     head = make_head(network=network, noise_samples=2)
-    context, noise = torch.randn(4, 2, CONTEXT), head.sample_noise(4, torch.Generator().manual_seed(0))
+    context, noise = context_of(torch.randn(4, 2, CONTEXT)), head.sample_noise(4, torch.Generator().manual_seed(0))
     padding = torch.tensor([[False, False, True], [False, True, True], [False, False, False], [True, True, True]])
     actions = torch.randn(4, CHUNK, ACTIONS)
 
@@ -127,7 +131,7 @@ def test_what_lies_in_the_padding_changes_neither_loss_nor_gradient(network: str
 
 def test_what_is_not_padding_does_change_the_loss() -> None:
     head = make_head()
-    context, noise = torch.randn(4, 2, CONTEXT), head.sample_noise(4, torch.Generator().manual_seed(0))
+    context, noise = context_of(torch.randn(4, 2, CONTEXT)), head.sample_noise(4, torch.Generator().manual_seed(0))
     padding = torch.zeros(4, CHUNK, dtype=torch.bool)
     actions = torch.randn(4, CHUNK, ACTIONS)
     changed = actions + torch.tensor([0.0, 0.0, 1.0])[:, None]
@@ -138,7 +142,9 @@ def test_a_row_that_is_all_padding_costs_nothing() -> None:
     head = make_head()
     padding = torch.ones(2, CHUNK, dtype=torch.bool)
     noise = head.sample_noise(2, torch.Generator().manual_seed(0))
-    assert head.loss(torch.randn(2, 1, CONTEXT), torch.randn(2, CHUNK, ACTIONS), padding, noise).tolist() == [0, 0]
+    assert head.loss(
+        context_of(torch.randn(2, 1, CONTEXT)), torch.randn(2, CHUNK, ACTIONS), padding, noise
+    ).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("steps", [1, 10])
@@ -146,14 +152,14 @@ def test_euler_integrates_a_constant_velocity_exactly(steps: int) -> None:
     head = make_head(steps=steps)
     give_velocity(head, lambda x, t: torch.full_like(x, 0.7))
     start = torch.randn(5, CHUNK, ACTIONS)
-    assert torch.allclose(head.sample(torch.zeros(5, 1, CONTEXT), start), start - 0.7, atol=1e-6)
+    assert torch.allclose(head.sample(context_of(torch.zeros(5, 1, CONTEXT)), start), start - 0.7, atol=1e-6)
 
 
 def test_euler_integrates_a_linear_velocity_with_eulers_own_error() -> None:
     head = make_head(steps=10)
     give_velocity(head, lambda x, t: 2.0 * x)
     start = torch.randn(5, CHUNK, ACTIONS)
-    sampled = head.sample(torch.zeros(5, 1, CONTEXT), start)
+    sampled = head.sample(context_of(torch.zeros(5, 1, CONTEXT)), start)
     assert torch.allclose(sampled, start * (1 - 2.0 / 10) ** 10, atol=1e-6)
     assert not torch.allclose(sampled, start * math.exp(-2.0), atol=1e-3)
 
@@ -162,14 +168,14 @@ def test_the_optimal_velocity_carries_noise_to_the_distribution_of_the_actions()
     head = make_head(steps=200)
     give_velocity(head, gaussian_velocity(0.5))
     start = torch.randn(20_000, CHUNK, ACTIONS, generator=torch.Generator().manual_seed(0))
-    sampled = head.sample(torch.zeros(len(start), 1, CONTEXT), start)
+    sampled = head.sample(context_of(torch.zeros(len(start), 1, CONTEXT)), start)
     assert float(sampled.std()) == pytest.approx(0.5, rel=0.03)
 
 
 def test_a_fresh_head_already_knows_what_the_spread_of_the_actions_tells() -> None:
-    head = FlowHead(FlowOptions(width=32, spread=0.5), CONTEXT, CHUNK, ACTIONS)
+    head = FlowHead(FlowOptions(width=32, spread=0.5), shape_of(CONTEXT), CHUNK, ACTIONS)
     noisy, times = torch.randn(50, 4, CHUNK, ACTIONS), torch.rand(50, 4) * 0.999 + 0.001
-    velocity = head.velocity(head.network.prepare(torch.randn(50, 1, CONTEXT)), noisy, times)
+    velocity = head.velocity(head.network.prepare(context_of(torch.randn(50, 1, CONTEXT))), noisy, times)
     assert torch.allclose(velocity, gaussian_velocity(0.5)(noisy, times[:, :, None, None]), atol=1e-4)
 
 

@@ -54,8 +54,8 @@ def test_the_output_holds_what_the_loss_was_computed_from(policy: Policy, batch_
     batch = batch_of(6)
     output = policy(batch, torch.Generator().manual_seed(0))
     actions = policy.normalise_actions(batch.actions)
-    assert output.context.shape[0] == 6 and output.context.shape[2] == policy.backbone.context_dim
-    assert torch.equal(policy.context(batch.observation), output.context)
+    assert len(output.context) == 6 and output.context.tokens.shape[2] == policy.backbone.shape.width
+    assert torch.equal(policy.context(batch.observation).tokens, output.context.tokens)
     assert torch.equal(policy.head.loss(output.context, actions, batch.padding, output.noise), output.loss)
     difference = policy.head.predict(output.context, actions, output.noise) - policy.head.target(actions, output.noise)
     power = 1 if policy.config.head == "regression" else 2
@@ -214,7 +214,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(changes: dict[str, object]
 @pytest.mark.parametrize(
     ("changes", "features", "message"),
     [
-        ({"execute": 9}, PolicyFeatures(4, 4, ("corner2",)), "execute must be 1 to policy.chunk, got 9 of 8"),
+        ({"execute": 9}, PolicyFeatures(4, 4, ("corner2",)), "execute must be 1 to policy.chunk=8, got 9"),
         ({"random_shift": -1}, PolicyFeatures(4, 4, ("corner2",)), "random_shift must be at least 0 pixels, got -1"),
         ({}, PolicyFeatures(4, 4), "sees through cameras; set pixels=true"),
         ({"backbone": "lowdim"}, PolicyFeatures(4, 4), "set privileged=true"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.policies.contexts import context_of, shape_of
 from vla_cl.policies.regression import RegressionHead, RegressionOptions
 
 CHUNK, ACTIONS, CONTEXT = 3, 2, 16
@@ -14,13 +15,13 @@ CHUNK, ACTIONS, CONTEXT = 3, 2, 16
 @pytest.fixture(params=["mlp", "transformer"])
 def head(request: pytest.FixtureRequest) -> RegressionHead:
     torch.manual_seed(0)
-    head = RegressionHead(RegressionOptions(network=request.param, width=32), CONTEXT, CHUNK, ACTIONS)
+    head = RegressionHead(RegressionOptions(network=request.param, width=32), shape_of(CONTEXT), CHUNK, ACTIONS)
     nn.init.normal_(head.network.output.weight, std=0.3)
     return head
 
 
 def test_the_loss_is_the_mean_absolute_error_over_what_is_not_padding(head: RegressionHead) -> None:
-    context, actions = torch.randn(2, 4, CONTEXT), torch.randn(2, CHUNK, ACTIONS)
+    context, actions = context_of(torch.randn(2, 4, CONTEXT)), torch.randn(2, CHUNK, ACTIONS)
     padding = torch.tensor([[False, False, True], [False, False, False]])
     noise = head.sample_noise(2, torch.Generator())
     errors = (head.sample(context, torch.randn(2, CHUNK, ACTIONS)) - actions).abs()
@@ -30,7 +31,7 @@ def test_the_loss_is_the_mean_absolute_error_over_what_is_not_padding(head: Regr
 
 def test_a_constant_answer_is_best_at_the_median(head: RegressionHead) -> None:
     actions = torch.tensor([0.0, 0.0, 0.1, 0.9, 1.0])[:, None, None].expand(5, CHUNK, ACTIONS)
-    context, padding = torch.zeros(5, 1, CONTEXT), torch.zeros(5, CHUNK, dtype=torch.bool)
+    context, padding = context_of(torch.zeros(5, 1, CONTEXT)), torch.zeros(5, CHUNK, dtype=torch.bool)
     noise = head.sample_noise(5, torch.Generator())
     nn.init.zeros_(head.network.output.weight)
 
@@ -49,4 +50,4 @@ def test_it_draws_no_noise_and_targets_the_actions(head: RegressionHead) -> None
     assert noise.shape == (5, 0)
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(head.target(actions, noise), actions)
-    assert head.predict(torch.randn(5, 2, CONTEXT), actions, noise).shape == (5, CHUNK, ACTIONS)
+    assert head.predict(context_of(torch.randn(5, 2, CONTEXT)), actions, noise).shape == (5, CHUNK, ACTIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vla_cl.data.attempts import CollectionOptions
-from vla_cl.data.batch import Batch, ObservationBatch, concatenate
+from vla_cl.data.batch import Batch, ObservationBatch, concatenate, concatenate_observations
 from vla_cl.data.collect import collect_demonstrations
 from vla_cl.data.concatenation import ConcatenatedWindows
 from vla_cl.data.convert import LAYOUTS, Conversion, convert, plan_conversion
@@ -52,6 +52,7 @@ __all__ = [
     "collect_demonstrations",
     "compute_statistics",
     "concatenate",
+    "concatenate_observations",
     "convert",
     "demonstration_files",
     "demonstration_sheet",

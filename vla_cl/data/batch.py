@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,15 +24,26 @@ class ObservationBatch:
         agent_pos: Proprioception (B, S), float32, raw units.
         pixels: (B, H, W, 3) uint8 for each camera; empty for a policy without pixels.
         environment_state: (B, E) float32, or None.
+        features: What a frozen backbone makes of images and instruction, computed earlier, in place of the pixels:
+            tensors (B, ...) by name; empty where nothing was.
+        past: What was seen before, oldest first, for a policy with a history: B rows each, one control step apart; at
+            the beginning of an episode its first observation repeats.
     """
 
     instruction: tuple[str, ...]
     agent_pos: Tensor
     pixels: Mapping[str, Tensor]
     environment_state: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    past: tuple[ObservationBatch, ...] = ()
 
     def __len__(self) -> int:
         return len(self.instruction)
+
+    @property
+    def moments(self) -> tuple[ObservationBatch, ...]:
+        """The past and the present, oldest first, each without a past."""
+        return (*self.past, replace(self, past=()))
 
     def to(self, device: torch.device | str) -> ObservationBatch:
         """A copy on another device."""
@@ -41,6 +52,8 @@ class ObservationBatch:
             agent_pos=self.agent_pos.to(device),
             pixels={camera: images.to(device) for camera, images in self.pixels.items()},
             environment_state=None if self.environment_state is None else self.environment_state.to(device),
+            features={name: each.to(device) for name, each in self.features.items()},
+            past=tuple(each.to(device) for each in self.past),
         )
 
     def widened(self, agent_pos: int, environment_state: int) -> ObservationBatch:
@@ -54,6 +67,7 @@ class ObservationBatch:
             self,
             agent_pos=_widened("agent_pos", self.agent_pos, agent_pos),
             environment_state=None if state is None else _widened("environment_state", state, environment_state),
+            past=tuple(each.widened(agent_pos, environment_state) for each in self.past),
         )
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> ObservationBatch:
@@ -66,6 +80,8 @@ class ObservationBatch:
             agent_pos=self.agent_pos[index],
             pixels={camera: images[index] for camera, images in self.pixels.items()},
             environment_state=None if self.environment_state is None else self.environment_state[index],
+            features={name: each[index] for name, each in self.features.items()},
+            past=tuple(each[rows] for each in self.past),
         )
 
     @staticmethod
@@ -122,17 +138,8 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
     if len(batches) == 1:
         return batches[0]
-    observations = [batch.observation for batch in batches]
-    states = [each.environment_state for each in observations if each.environment_state is not None]
     return Batch(
-        observation=ObservationBatch(
-            instruction=tuple(text for each in observations for text in each.instruction),
-            agent_pos=torch.cat([each.agent_pos for each in observations]),
-            pixels={
-                camera: torch.cat([each.pixels[camera] for each in observations]) for camera in observations[0].pixels
-            },
-            environment_state=torch.cat(states) if states else None,
-        ),
+        observation=concatenate_observations([batch.observation for batch in batches]),
         actions=torch.cat([batch.actions for batch in batches]),
         padding=torch.cat([batch.padding for batch in batches]),
     )
@@ -145,3 +152,21 @@ def _widened(name: str, vectors: Tensor, width: int) -> Tensor:
     if missing < 0:
         raise ConfigurationError(f"the task's {name} has {vectors.shape[1]} numbers, the policy takes {width} at most")
     return torch.nn.functional.pad(vectors, (0, missing)) if missing else vectors
+
+
+def concatenate_observations(observations: Sequence[ObservationBatch]) -> ObservationBatch:
+    """One batch of all the observations, in order."""
+    import torch
+
+    states = [each.environment_state for each in observations if each.environment_state is not None]
+    first = observations[0]
+    return ObservationBatch(
+        instruction=tuple(text for each in observations for text in each.instruction),
+        agent_pos=torch.cat([each.agent_pos for each in observations]),
+        pixels={camera: torch.cat([each.pixels[camera] for each in observations]) for camera in first.pixels},
+        environment_state=torch.cat(states) if states else None,
+        features={name: torch.cat([each.features[name] for each in observations]) for name in first.features},
+        past=tuple(
+            concatenate_observations(moment) for moment in zip(*(each.past for each in observations), strict=True)
+        ),
+    )

@@ -29,8 +29,11 @@ class ConcatenatedWindows:
     def __init__(self, datasets: Sequence[WindowDataset]) -> None:
         if not datasets:
             raise ConfigurationError("nothing to concatenate; give at least one dataset")
-        if len({(dataset.chunk, dataset.cameras, dataset.privileged) for dataset in datasets}) > 1:
-            raise ConfigurationError("datasets can be concatenated only if chunk, cameras and privileged state agree")
+        kinds = {(each.chunk, each.history, each.lookback, each.cameras, each.privileged) for each in datasets}
+        if len(kinds) > 1:
+            raise ConfigurationError(
+                "datasets can be concatenated only if chunk, history, lookback, cameras and privileged state agree"
+            )
         self.datasets = tuple(datasets)
         self.episode_lengths = np.concatenate([dataset.episode_lengths for dataset in datasets])
         self.window_episodes = np.repeat(np.arange(len(self.episode_lengths)), self.episode_lengths)

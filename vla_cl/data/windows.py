@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,9 @@ from vla_cl.data.sampling import epoch_order
 from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, image_key
 from vla_cl.data.source import Demonstrations
 from vla_cl.errors import ConfigurationError, DataFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VECTORS = ("actions", AGENT_POS, ENVIRONMENT_STATE)
 _BLOCK_ROWS = 4096
@@ -37,6 +41,9 @@ class WindowDataset:
             file's own instruction.
         episodes: Which of the file's episodes; None is all.
         split: Instead of `episodes`, the name of a split of the file ("train").
+        history: T, moments that an observation shows: the present and the `T - 1` steps before it.
+        lookback: How many steps before the present a window's actions begin; before an episode's beginning its first
+            action repeats.
         dimensions: Sizes to which "actions", "agent_pos" and "environment_state" are filled up with zeros, for a policy
             that also learns tasks with wider ones; None keeps the file's.
 
@@ -62,15 +69,21 @@ class WindowDataset:
         instructions: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
         split: str | None = None,
+        history: int = 1,
+        lookback: int = 0,
         dimensions: Mapping[str, int] | None = None,
     ) -> None:
         if chunk < 1:
             raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
+        if history < 1 or not 0 <= lookback < chunk:
+            raise ConfigurationError(
+                f"history must be at least 1, lookback 0 to chunk - 1, got {history} and {lookback}"
+            )
         if episodes is not None and split is not None:
             raise ConfigurationError(f"give either episodes or split, not both (split is {split!r})")
         with open_demonstrations(path) as file:
             self.path = file.path.resolve()
-            self.chunk = chunk
+            self.chunk, self.history, self.lookback = chunk, history, lookback
             self.task = file.task
             self.checksum = file.checksum
             self.cameras = _known_cameras(file, cameras)
@@ -86,6 +99,7 @@ class WindowDataset:
             self._columns = self._open_columns(file)
         self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
         self._ends = np.cumsum(self.episode_lengths)
+        self._starts = self._ends - self.episode_lengths
 
     def _open_columns(self, file: Demonstrations) -> dict[str, Column]:
         keys = ["actions", AGENT_POS, *([ENVIRONMENT_STATE] if self.privileged else []), *map(image_key, self.cameras)]
@@ -111,28 +125,47 @@ class WindowDataset:
         """
         import torch  # here, so that processes that only simulate start without it
 
+        rows = self._checked(indices)
+        starts = self._starts[self.window_episodes[rows]]
+        moments = [self._observation(np.maximum(rows - lag, starts)) for lag in reversed(range(self.history))]
+        actions, padding = self._actions(rows)
+        return Batch(
+            replace(moments[-1], past=tuple(moments[:-1])), torch.from_numpy(actions), torch.from_numpy(padding)
+        )
+
+    def action_chunks(self, indices: ArrayLike) -> Tensor:
+        """Only the actions (B, chunk, A) of some windows."""
+        import torch
+
+        return torch.from_numpy(self._actions(self._checked(indices))[0])
+
+    def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
         rows = np.asarray(indices, np.int64).reshape(-1)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"window {rows.min() if rows.min() < 0 else rows.max()} is not in [0, {len(self)})")
-        episodes = self.window_episodes[rows]
-        wanted = rows[:, None] + np.arange(self.chunk)
-        last = self._ends[episodes][:, None] - 1
-        actions = self._columns["actions"].read(np.minimum(wanted, last).reshape(-1))
+        return rows
 
-        def tensor(key: str) -> torch.Tensor:
+    def _actions(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Actions (B, chunk, A), and which of them lie past their episode's end."""
+        episodes = self.window_episodes[rows]
+        wanted = rows[:, None] + np.arange(-self.lookback, self.chunk - self.lookback)
+        first, last = self._starts[episodes][:, None], self._ends[episodes][:, None] - 1
+        actions = self._columns["actions"].read(np.clip(wanted, first, last).reshape(-1))
+        return actions.reshape(*wanted.shape, actions.shape[1]), wanted > last
+
+    def _observation(self, rows: NDArray[np.int64]) -> ObservationBatch:
+        """What is seen at some steps."""
+        import torch
+
+        def tensor(key: str) -> Tensor:
             return torch.from_numpy(self._columns[key].read(rows))
 
         texts = self.instructions
-        observation = ObservationBatch(
-            instruction=tuple(texts[int(self.episodes[episode]) % len(texts)] for episode in episodes),
+        return ObservationBatch(
+            instruction=tuple(texts[int(self.episodes[each]) % len(texts)] for each in self.window_episodes[rows]),
             agent_pos=tensor(AGENT_POS),
             pixels={camera: tensor(image_key(camera)) for camera in self.cameras},
             environment_state=tensor(ENVIRONMENT_STATE) if self.privileged else None,
-        )
-        return Batch(
-            observation=observation,
-            actions=torch.from_numpy(actions.reshape(*wanted.shape, actions.shape[1])),
-            padding=torch.from_numpy(wanted > last),
         )
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -149,7 +182,7 @@ class WindowDataset:
     def window_bytes(self) -> int:
         """What one window weighs by itself: its observation and its chunk of actions."""
         observation = sum(column.row_bytes for key, column in self._columns.items() if key != "actions")
-        return observation + self.chunk * self._columns["actions"].row_bytes
+        return self.history * observation + self.chunk * self._columns["actions"].row_bytes
 
     def describe(self) -> dict[str, Any]:
         """JSON from which `from_description` opens the same windows again."""
@@ -157,6 +190,8 @@ class WindowDataset:
             "path": str(self.path),
             "checksum": self.checksum,
             "chunk": self.chunk,
+            "history": self.history,
+            "lookback": self.lookback,
             "cameras": list(self.cameras),
             "privileged": self.privileged,
             "instructions": list(self.instructions),

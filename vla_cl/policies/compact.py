@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
-from vla_cl.policies.base import BACKBONES, Backbone, PolicyFeatures
+from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
 from vla_cl.policies.encoders import ConvolutionalEncoder, PatchEncoder
+from vla_cl.policies.images import views
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
 from vla_cl.policies.layers import TransformerLayer, token
 from vla_cl.policies.options import check_at_least, check_choice
@@ -67,8 +68,10 @@ class CompactBackbone(Backbone):
         if features.image_size % stride:
             raise ConfigurationError(f"image_size must be a multiple of {stride}, got {features.image_size}")
         self.features = features
-        self.context_dim = width = options.width
+        width = options.width
         cameras = len(features.cameras)
+        tokens = cameras if options.encoder == "conv" else cameras * (features.image_size // options.patch) ** 2
+        self.shape = ContextShape(width, features.agent_pos_dim, tokens=2 + tokens)
 
         self.instruction = build_instruction_encoder(resolve_instruction_encoder(options.instruction_encoder))
         self.instruction_token = nn.Linear(self.instruction.embedding_dim, width)
@@ -100,30 +103,13 @@ class CompactBackbone(Backbone):
             options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
         )
 
-    def forward(self, observation: ObservationBatch) -> Tensor:
-        """Tokens (B, N, D): instruction, proprioception, then the images'."""
+    def forward(self, observation: ObservationBatch) -> Context:
+        """Instruction, proprioception, then the images' tokens."""
         instruction = self.instruction_token(self.instruction(observation.instruction, observation.agent_pos.device))
         proprioception = self.proprioception_token(observation.agent_pos)
-        seen = self.encoder(self._images(observation), instruction)
+        seen = self.encoder(views(observation, self.features), instruction)
         told = torch.stack([instruction, proprioception], dim=1) + self.kinds
         hidden = torch.cat([told, seen], dim=1)
         for layer in self.layers:
             hidden = layer(hidden)
-        context: Tensor = self.norm(hidden)
-        return context
-
-    def _images(self, observation: ObservationBatch) -> list[Tensor]:
-        size = self.features.image_size
-        images = []
-        for camera in self.features.cameras:
-            if camera not in observation.pixels:
-                seen = ", ".join(observation.pixels) or "none"
-                raise ConfigurationError(f"this policy sees through camera {camera!r}; the observation has {seen}")
-            view = observation.pixels[camera]
-            if view.shape[1:] != (size, size, 3) or view.dtype != torch.uint8:
-                raise ConfigurationError(
-                    f"camera {camera!r} must give uint8 images of {size} x {size} x 3, "
-                    f"got {view.dtype} of {' x '.join(map(str, view.shape[1:]))}"
-                )
-            images.append(view)
-        return images
+        return Context(self.norm(hidden), observation.agent_pos)

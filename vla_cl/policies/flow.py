@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.policies.base import HEADS, ActionHead
+from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean, repeat_last
 from vla_cl.policies.networks import NETWORKS
 from vla_cl.policies.options import check_at_least, check_choice
 
@@ -55,12 +55,12 @@ class FlowHead(ActionHead):
 
     Options = FlowOptions
 
-    def __init__(self, options: FlowOptions, context_dim: int, chunk: int, action_dim: int) -> None:
+    def __init__(self, options: FlowOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
         super().__init__()
         self.chunk, self.action_dim = chunk, action_dim
         self.steps, self.draws, self.spread = options.steps, options.noise_samples, options.spread
         self.network = NETWORKS[options.network](
-            context_dim,
+            shape.width,
             chunk,
             action_dim,
             width=options.width,
@@ -82,20 +82,20 @@ class FlowHead(ActionHead):
         _, normal = self._unpack(noise)
         return self._stack(normal - actions[:, None])
 
-    def predict(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    def predict(self, context: Context, actions: Tensor, noise: Tensor) -> Tensor:
         """The network's velocity at x_t of each draw (B, chunk, draws * A), float32."""
         times, normal = self._unpack(noise)
         t = times[:, :, None, None]
         noisy = t * normal + (1 - t) * actions[:, None]
         return self._stack(self.velocity(self.network.prepare(context), noisy, times))
 
-    def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, context: Context, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the velocity (B,) over draws, dimensions and actions that are not padding."""
         actions = repeat_last(actions, padding)
         errors = (self.predict(context, actions, noise) - self.target(actions, noise)).square().mean(dim=-1)
         return masked_mean(errors, padding)
 
-    def sample(self, context: Tensor, initial_noise: Tensor) -> Tensor:
+    def sample(self, context: Context, initial_noise: Tensor) -> Tensor:
         """Euler's method from t = 1 down to 0 in `steps` equal steps."""
         prepared = self.network.prepare(context)
         actions = initial_noise[:, None]
@@ -127,20 +127,3 @@ class FlowHead(ActionHead):
     def _stack(draws: Tensor) -> Tensor:
         """(B, draws, chunk, A) to (B, chunk, draws * A)."""
         return draws.transpose(1, 2).flatten(2)
-
-
-def repeat_last(actions: Tensor, padding: Tensor) -> Tensor:
-    """Fill the padding of actions (B, chunk, A) with the last action before it: the network sees all of a noisy chunk,
-    and what it sees past an episode's end should not depend on who wrote the file.
-    """
-    steps = torch.arange(padding.shape[1], device=padding.device).expand_as(padding)
-    last = torch.where(padding, 0, steps).cummax(dim=1).values
-    return actions.gather(1, last[:, :, None].expand_as(actions))
-
-
-def masked_mean(errors: Tensor, padding: Tensor) -> Tensor:
-    """The mean (B,) of errors (B, chunk) where `padding` (B, chunk) is False; 0 where all is padding."""
-    kept = (~padding).to(errors.dtype)
-    # `where`, not a product: whatever lies in the padding, infinities included, leaves no trace in loss or gradient
-    total = torch.where(padding, torch.zeros_like(errors), errors).sum(dim=1)
-    return total / kept.sum(dim=1).clamp(min=1)

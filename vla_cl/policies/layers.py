@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,30 @@ class ResidualMLP(nn.Module):
         return output
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What queries attend to, computed once when it is asked many times.
+
+    Args:
+        keys: (B, heads, M, width / heads).
+        values: Of the same shape.
+        mask: (B, 1, 1, M) bool, False where nothing may be looked at; None where all may.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+
+    def repeat(self, draws: int) -> Memory:
+        """Every row `draws` times in a row."""
+        if draws == 1:
+            return self
+        keys, values = (each.repeat_interleave(draws, dim=0) for each in (self.keys, self.values))
+        return Memory(keys, values, None if self.mask is None else self.mask.repeat_interleave(draws, dim=0))
+
+
 class Attention(nn.Module):
-    """Multi-head attention of queries (B, Q, width) over a memory (B, M, memory_width), without a mask."""
+    """Multi-head attention of queries (B, Q, width) over themselves, or over a memory of width `memory_width`."""
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
         super().__init__()
@@ -42,14 +65,17 @@ class Attention(nn.Module):
         self.memory = nn.Linear(memory_width or width, 2 * width)
         self.output = nn.Linear(width, width)
 
-    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, M, width / heads), to compute once when the memory is asked many times."""
-        keys, values = self.memory(memory).chunk(2, dim=-1)
-        return self._split(keys), self._split(values)
+    def remember(self, tokens: Tensor, mask: Tensor | None = None) -> Memory:
+        """The memory of tokens (B, M, memory_width), of which `mask` (B, M) bool is False for padding."""
+        keys, values = self.memory(tokens).chunk(2, dim=-1)
+        return Memory(self._split(keys), self._split(values), None if mask is None else mask[:, None, None])
 
-    def forward(self, hidden: Tensor, keys_and_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        keys, values = self.keys_and_values(hidden) if keys_and_values is None else keys_and_values
-        attended = F.scaled_dot_product_attention(self._split(self.queries(hidden)), keys, values)
+    def forward(self, hidden: Tensor, memory: Memory | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, width); `mask` (Q, Q) bool says which tokens (columns) a query (row) sees without a memory."""
+        if memory is None:
+            memory = replace(self.remember(hidden), mask=mask)
+        queries = self._split(self.queries(hidden))
+        attended = F.scaled_dot_product_attention(queries, memory.keys, memory.values, memory.mask)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 
@@ -71,12 +97,18 @@ class TransformerLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, hidden: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden))
+    def forward(self, hidden: Tensor, memory: Memory | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, width); `mask` (Q, Q) is that of the self-attention, e.g. `causal_mask(Q)`."""
+        hidden = hidden + self.attention(self.attention_norm(hidden), mask=mask)
         if self.cross is not None and self.cross_norm is not None:
             hidden = hidden + self.cross(self.cross_norm(hidden), memory)
         output: Tensor = hidden + self.mlp(hidden)
         return output
+
+
+def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
+    """(length, length) bool: each token sees those before it, and itself."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def time_embedding(times: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:

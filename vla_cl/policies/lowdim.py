@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
-from vla_cl.policies.base import BACKBONES, Backbone, PolicyFeatures
+from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
 from vla_cl.policies.layers import ResidualMLP
 from vla_cl.policies.options import check_at_least
@@ -45,7 +45,7 @@ class LowDimBackbone(Backbone):
         super().__init__()
         if not features.environment_state_dim:
             raise ConfigurationError("backbone 'lowdim' reads the simulator's state; set privileged=true")
-        self.context_dim = options.width
+        self.shape = ContextShape(options.width, features.agent_pos_dim, tokens=1)
         self.instruction = build_instruction_encoder(resolve_instruction_encoder(options.instruction_encoder))
         self.instruction_projection = nn.Linear(self.instruction.embedding_dim, options.width)
         self.state_projection = nn.Linear(features.environment_state_dim + features.agent_pos_dim, options.width)
@@ -57,7 +57,7 @@ class LowDimBackbone(Backbone):
             options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
         )
 
-    def forward(self, observation: ObservationBatch) -> Tensor:
+    def forward(self, observation: ObservationBatch) -> Context:
         """One token (B, 1, D)."""
         if observation.environment_state is None:
             raise ConfigurationError(
@@ -65,5 +65,5 @@ class LowDimBackbone(Backbone):
             )
         state = torch.cat([observation.environment_state, observation.agent_pos], dim=-1)
         instruction = self.instruction(observation.instruction, state.device)
-        context: Tensor = self.mlp(self.state_projection(state) + self.instruction_projection(instruction))
-        return context[:, None]
+        hidden: Tensor = self.mlp(self.state_projection(state) + self.instruction_projection(instruction))
+        return Context(hidden[:, None], observation.agent_pos)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.policies.layers import ResidualMLP, TransformerLayer, time_embedding, token, zeroed
+from vla_cl.policies.base import Context
+from vla_cl.policies.layers import Memory, ResidualMLP, TransformerLayer, time_embedding, token, zeroed
 
 
 class ChunkMLP(nn.Module):
@@ -39,9 +40,9 @@ class ChunkMLP(nn.Module):
         self.mlp = ResidualMLP(width, layers)
         self.output = zeroed(nn.Linear(width, chunk * action_dim))
 
-    def prepare(self, context: Tensor) -> Tensor:
-        """(B, width) from context (B, N, D)."""
-        prepared: Tensor = self.context(context.mean(dim=1))
+    def prepare(self, context: Context) -> Tensor:
+        """(B, width) from a context."""
+        prepared: Tensor = self.context(context.pooled())
         return prepared
 
     def forward(self, prepared: Tensor, actions: Tensor | None = None, times: Tensor | None = None) -> Tensor:
@@ -74,22 +75,21 @@ class ChunkTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = zeroed(nn.Linear(width, action_dim))
 
-    def prepare(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values of context (B, N, D)."""
-        return [layer.cross.keys_and_values(context) for layer in self.layers]  # type: ignore[union-attr, operator]
+    def prepare(self, context: Context) -> list[Memory]:
+        """Each layer's keys and values of a context."""
+        return [layer.cross.remember(context.tokens, context.mask) for layer in self.layers]  # type: ignore[union-attr, operator]
 
     def forward(self, prepared: Any, actions: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         """(B, draws, chunk, A) from noisy actions of that shape and times (B, draws); one draw without them."""
-        batch = prepared[0][0].shape[0] if prepared else 1
+        batch = len(prepared[0].keys) if prepared else 1
         draws = 1
         hidden = self.slots.expand(batch, -1, -1)
         if self.actions is not None and self.mix is not None and actions is not None and times is not None:
             batch, draws = times.shape
             embedded = time_embedding(times.flatten(), self.width)[:, None].expand(-1, len(self.slots), -1)
             hidden = self.mix(torch.cat([self.actions(actions.flatten(0, 1)), embedded], dim=-1)) + self.slots
-        for layer, (keys, values) in zip(self.layers, prepared, strict=True):
-            memory = keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0)
-            hidden = layer(hidden, memory)
+        for layer, memory in zip(self.layers, prepared, strict=True):
+            hidden = layer(hidden, memory.repeat(draws))
         output: Tensor = self.output(self.norm(hidden))
         return output.reshape(batch, draws, len(self.slots), -1)
 

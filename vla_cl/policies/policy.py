@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cl.data import Batch, ObservationBatch, Statistics
+from vla_cl.data import Batch, ObservationBatch, Statistics, WindowDataset, concatenate_observations
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.augmentation import random_shift
 from vla_cl.policies.base import (
@@ -19,13 +19,19 @@ from vla_cl.policies.base import (
     HEADS,
     ActionHead,
     Backbone,
+    Context,
     PolicyConfig,
     PolicyFeatures,
     PolicyOutput,
 )
+from vla_cl.policies.history import History
 from vla_cl.policies.normalisation import Normaliser
 from vla_cl.policies.options import build_options
 from vla_cl.seeding import derive_seed, torch_generator
+
+PREPARATION_WINDOWS = 4096
+BACKBONE_FILES, HEAD_FILES = "backbone", "head"
+"""Folders, inside a saved policy's, of what its parts keep beside their weights."""
 
 
 class Policy(nn.Module):
@@ -37,7 +43,8 @@ class Policy(nn.Module):
     Attributes:
         config: What it is made of, every "auto" resolved.
         features: Shapes of what it sees and does.
-        backbone: Observation to context.
+        backbone: Observation of one moment to context.
+        history: Joins the contexts of the moments that it sees.
         head: Context to normalised actions.
         normaliser: The frozen statistics.
     """
@@ -47,7 +54,9 @@ class Policy(nn.Module):
         self.config = config
         self.features = features
         self.backbone = backbone
+        self.history = History(backbone.shape, features.history)
         self.head = head
+        backbone.layers_wanted = head.needs_layers
         self.normaliser = Normaliser(features, config.normalisation)
 
     # --- training ------------------------------------------------------------------------------------------
@@ -69,15 +78,24 @@ class Policy(nn.Module):
         output: PolicyOutput = self(batch, generator)
         return output.loss
 
-    def context(self, observation: ObservationBatch) -> Tensor:
-        """Context tokens (B, N, D) of observations in raw units."""
+    def context(self, observation: ObservationBatch) -> Context:
+        """The context of B observations in raw units.
+
+        Raises:
+            ConfigurationError: They show another number of moments than the policy sees, or lack a camera.
+        """
         self._check_frozen()
-        normaliser, state = self.normaliser, observation.environment_state
+        moments = observation.moments
+        if len(moments) != self.features.history:
+            raise ConfigurationError(f"this policy sees {self.features.history} moments, got {len(moments)}")
+        seen = concatenate_observations(moments) if len(moments) > 1 else observation
+        normaliser, state = self.normaliser, seen.environment_state
         if normaliser.environment_state is not None and state is not None:
             state = normaliser.environment_state.normalise(state)
-        agent_pos = normaliser.agent_pos.normalise(observation.agent_pos)
-        context: Tensor = self.backbone(replace(observation, agent_pos=agent_pos, environment_state=state))
-        return context
+        agent_pos = normaliser.agent_pos.normalise(seen.agent_pos)
+        context: Context = self.backbone(replace(seen, agent_pos=agent_pos, environment_state=state))
+        joined: Context = self.history(context)
+        return joined
 
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """Raw actions (..., A) as the head knows them."""
@@ -107,7 +125,7 @@ class Policy(nn.Module):
         shape = (self.config.chunk, self.features.action_dim)
         noise = torch.stack([torch.randn(shape, generator=torch_generator(int(seed))) for seed in seeds])
         context = self.context(observation)
-        normalised = self.head.sample(context, noise.to(context.device))
+        normalised = self.head.sample(context, noise.to(context.tokens.device))
         return self.normaliser.action.denormalise(normalised.float()).clamp(-1.0, 1.0)
 
     # --- normalisation -------------------------------------------------------------------------------------
@@ -124,6 +142,22 @@ class Policy(nn.Module):
             ConfigurationError: Others were set before, or their sizes do not fit.
         """
         self.normaliser.set_statistics(statistics)
+
+    @torch.no_grad()
+    def prepare(self, data: WindowDataset, seed: int) -> None:
+        """Let the head learn what it must know of actions (a tokenizer, a codebook) from a first task's windows.
+
+        Args:
+            data: The windows; at most `PREPARATION_WINDOWS`, drawn at random, are looked at.
+            seed: Of the draw and of what is learned.
+        """
+        generator = torch_generator(seed, "prepare")
+        chosen = torch.randperm(len(data), generator=generator)[:PREPARATION_WINDOWS].sort().values
+        chunks = self.normalise_actions(data.action_chunks(chosen.numpy()).to(self.normaliser.action.mean.device))
+        device = chunks.device
+        with torch.enable_grad():
+            self.head.cpu().prepare(chunks.cpu(), generator)
+        self.head.to(device)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -157,24 +191,29 @@ class Policy(nn.Module):
             camera: random_shift(images, self.config.random_shift, generator)
             for camera, images in observation.pixels.items()
         }
-        return replace(observation, pixels=pixels)
+        past = tuple(self._augmented(moment, generator) for moment in observation.past)
+        return replace(observation, pixels=pixels, past=past)
 
     def _check_frozen(self) -> None:
         if bool(self.normaliser.action.mean.isnan().any()):
             raise ConfigurationError("this policy has no normalisation yet; call set_statistics first")
 
 
-def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int) -> Policy:
+def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, files: Path | None = None) -> Policy:
     """A fresh policy on the CPU, whose initial weights are a function of the seed; global generators are left alone.
+
+    Args:
+        config: What it is made of.
+        features: Shapes of what it sees and does.
+        seed: Of the initial weights.
+        files: Folder of a saved policy, whose weights are about to be loaded: what the parts keep beside weights is
+            read from it, and pretrained weights are not fetched.
 
     Raises:
         UnknownNameError: The backbone, the head, an option or the normalisation is unknown.
         ConfigurationError: The parts do not fit each other or the features.
     """
-    if config.chunk < 1 or not 1 <= config.execute <= config.chunk:
-        raise ConfigurationError(f"policy.execute must be 1 to policy.chunk, got {config.execute} of {config.chunk}")
-    if config.random_shift < 0:
-        raise ConfigurationError(f"policy.random_shift must be at least 0 pixels, got {config.random_shift}")
+    _check(config)
     backbone_class, head_class = BACKBONES[config.backbone], HEADS[config.head]
     backbone_options = build_options(f"backbone {config.backbone!r}", backbone_class.Options, config.backbone_options)
     head_options = build_options(f"head {config.head!r}", head_class.Options, config.head_options)
@@ -186,6 +225,22 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int) -> P
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "initial weights"))
-        backbone = backbone_class(backbone_options, features)
-        head = head_class(head_options, backbone.context_dim, config.chunk, features.action_dim)
+        backbone = backbone_class.build(backbone_options, features, None if files is None else files / BACKBONE_FILES)
+        shape = History(backbone.shape, features.history).shape
+        head = head_class(head_options, shape, config.chunk, features.action_dim)
+        if files is not None:
+            head.load_files(files / HEAD_FILES)
         return Policy(resolved, features, backbone, head)
+
+
+def _check(config: PolicyConfig) -> None:
+    last = config.chunk - config.lookback
+    if config.chunk < 1 or not 1 <= config.execute <= last or config.lookback < 0:
+        back = f" less policy.lookback={config.lookback}" if config.lookback else ""
+        raise ConfigurationError(f"policy.execute must be 1 to policy.chunk={config.chunk}{back}, got {config.execute}")
+    if config.random_shift < 0:
+        raise ConfigurationError(f"policy.random_shift must be at least 0 pixels, got {config.random_shift}")
+    if config.history < 1:
+        raise ConfigurationError(f"policy.history must be at least 1, got {config.history}")
+    if config.temporal_ensemble is not None and config.temporal_ensemble < 0:
+        raise ConfigurationError(f"policy.temporal_ensemble must be at least 0, got {config.temporal_ensemble}")

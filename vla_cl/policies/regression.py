@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vla_cl.policies.base import HEADS, ActionHead
-from vla_cl.policies.flow import masked_mean
+from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean
 from vla_cl.policies.networks import NETWORKS
 from vla_cl.policies.options import check_at_least, check_choice
 
@@ -41,10 +40,10 @@ class RegressionHead(ActionHead):
 
     Options = RegressionOptions
 
-    def __init__(self, options: RegressionOptions, context_dim: int, chunk: int, action_dim: int) -> None:
+    def __init__(self, options: RegressionOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
         super().__init__()
         self.network = NETWORKS[options.network](
-            context_dim,
+            shape.width,
             chunk,
             action_dim,
             width=options.width,
@@ -61,16 +60,16 @@ class RegressionHead(ActionHead):
         """The actions themselves (B, chunk, A)."""
         return actions
 
-    def predict(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    def predict(self, context: Context, actions: Tensor, noise: Tensor) -> Tensor:
         """Actions (B, chunk, A), float32, from the context alone."""
         predicted: Tensor = self.network(self.network.prepare(context))[:, 0].float()
         return predicted
 
-    def loss(self, context: Tensor, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, context: Context, actions: Tensor, padding: Tensor, noise: Tensor) -> Tensor:
         """Mean absolute error (B,) over dimensions and actions that are not padding."""
         errors = (self.predict(context, actions, noise) - actions).abs().mean(dim=-1)
         return masked_mean(errors, padding)
 
-    def sample(self, context: Tensor, initial_noise: Tensor) -> Tensor:
+    def sample(self, context: Context, initial_noise: Tensor) -> Tensor:
         """What `predict` says; the noise is not used."""
         return self.predict(context, initial_noise, initial_noise)
