@@ -68,6 +68,36 @@ def test_every_window_is_a_slice_of_its_episode(
             )
 
 
+@given(history=some.integers(1, 6), lookback=some.integers(0, 6), chunk=some.integers(1, 7), data=some.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_history_and_a_lookback_repeat_what_is_first_in_the_episode(
+    file: Path, make_episode: Callable[..., Episode], history: int, lookback: int, chunk: int, data: some.DataObject
+) -> None:
+    if lookback >= chunk:
+        with pytest.raises(ConfigurationError, match="lookback 0 to chunk - 1"):
+            WindowDataset(file, chunk, lookback=lookback)
+        return
+    dataset = WindowDataset(file, chunk, history=history, lookback=lookback)
+    places = [(index, step) for index in range(3) for step in range(LENGTHS[index])]
+    asked = data.draw(some.lists(some.integers(0, len(places) - 1), min_size=1, max_size=8))
+    batch = dataset.batch(asked)
+    assert len(batch.observation.moments) == history
+    for row, window in enumerate(asked):
+        index, step = places[window]
+        length, episode = LENGTHS[index], make_episode(index, LENGTHS[index])
+        for lag, moment in zip(reversed(range(history)), batch.observation.moments, strict=True):
+            expected = episode.observations["agent_pos"][max(0, step - lag)]
+            np.testing.assert_array_equal(moment.agent_pos[row], expected)
+        steps = [min(max(step + ahead - lookback, 0), length - 1) for ahead in range(chunk)]
+        np.testing.assert_array_equal(batch.actions[row], episode.actions[steps])
+        assert batch.padding[row].tolist() == [step + ahead - lookback >= length for ahead in range(chunk)]
+    again = WindowDataset.from_description(dataset.describe()).batch(asked)
+    assert (
+        torch.equal(again.observation.past[0].agent_pos, batch.observation.past[0].agent_pos) if history > 1 else True
+    )
+    np.testing.assert_array_equal(dataset.action_chunks(asked), batch.actions)
+
+
 def test_types_are_those_of_a_batch(dataset: WindowDataset) -> None:
     batch = dataset.batch([0, 1])
     assert batch.actions.dtype == batch.observation.agent_pos.dtype == torch.float32

@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl.envs import EnvironmentPool, ObservationOptions
 from vla_cl.errors import ConfigurationError
-from vla_cl.evaluation import EvaluationOptions, evaluate_stage, success_matrix, tasks_at_stage
+from vla_cl.evaluation import Controller, EvaluationOptions, evaluate_stage, success_matrix, tasks_at_stage
 from vla_cl.tasks import get_suite
 
 
@@ -59,7 +59,7 @@ def test_options_that_cannot_be_used_are_refused(options: dict, message: str) ->
         EvaluationOptions(**options)
 
 
-class Still:
+class Still(Controller):
     """A controller that does nothing."""
 
     execute = 8

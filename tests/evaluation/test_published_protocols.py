@@ -13,7 +13,7 @@ from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions, make_environment
 from vla_cl.envs.libero.root import ROOT_VARIABLE
 from vla_cl.errors import ConfigurationError, VlaClError
-from vla_cl.evaluation import EvaluationOptions, check_task, rollout, tasks_at_stage
+from vla_cl.evaluation import Controller, EvaluationOptions, check_task, rollout, tasks_at_stage
 from vla_cl.tasks import SeedSplit, Task, find_task, get_suite
 
 BLIND = ObservationOptions(cameras=())
@@ -63,7 +63,7 @@ def test_protocols_settle_the_gripper_as_published(libero_root: Path, monkeypatc
     np.testing.assert_allclose(np.abs(fingers["libero_vla"]), 0.04, atol=0.003)
 
 
-class Still:
+class Still(Controller):
     """A controller that does nothing."""
 
     execute = 8

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions
 from vla_cl.errors import ConfigurationError, SimulationError
-from vla_cl.evaluation import EpisodeRow, EvaluationOptions, rollout
+from vla_cl.evaluation import Controller, EpisodeRow, EvaluationOptions, rollout
 from vla_cl.tasks import SeedSplit, Task
 
 Respond = Callable[[ObservationBatch, Sequence[int]], NDArray[np.float32]]
 
 
-class Recorder:
+class Recorder(Controller):
     """A controller that notes whom it was asked for, and leaves acting to `respond(observation, seeds)`."""
 
     def __init__(self, respond: Respond, execute: int, before: Callable[[int], None] = lambda query: None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +37,13 @@ class EpisodeStart:
         spec: The environment.
         seed: Of the initial state.
         record_every: n > 0 keeps a frame of the first camera every n control steps, and the last one, for a video.
+        history: Moments that the policy sees: with more than 1, what was seen before a chunk's last step comes along.
     """
 
     spec: EnvironmentSpec
     seed: int
     record_every: int = 0
+    history: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class ChunkResult:
         reward: Summed over them.
         failure: "" unless truncated; then "horizon", or what the simulator said.
         frames: Recorded frames (H, W, 3) uint8, oldest first.
+        past: The observations after the steps before the last one, oldest first: `history - 1` or all that there were.
     """
 
     observation: Observation | None
@@ -67,6 +70,7 @@ class ChunkResult:
     reward: float
     failure: str
     frames: list[NDArray[np.uint8]]
+    past: list[Observation] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -75,6 +79,7 @@ class Episode:
 
     env: ManipulationEnv
     record_every: int
+    history: int = 1
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     state: NDArray[np.float64] | None = None
     ended: bool = False
@@ -93,14 +98,30 @@ class Episode:
         takes its first A.
         """
         actions = actions[..., : self.env.action_space.shape[0]]  # type: ignore[index]
-        after_step = self._record_if_due if self.record_every else None
-        (reward, terminated, truncated, info), steps = advance_chunk(self.env, actions, after_step)
+        past: list[Observation] = []
+        (reward, terminated, truncated, info), steps = advance_chunk(
+            self.env, actions, self._after_step(len(actions), past)
+        )
         self.ended = ended = terminated or truncated
         if ended and self.record_every and self.env.elapsed_steps % self.record_every:
             self._record()
         frames, self.frames = self.frames, []
         observation = None if ended else self.env.observe()
-        return observation, info["success"], terminated, truncated, steps, reward, info["failure"], frames
+        return observation, info["success"], terminated, truncated, steps, reward, info["failure"], frames, past
+
+    def _after_step(self, steps: int, past: list[Observation]) -> Callable[[], None] | None:
+        """What is to be done after each of a chunk's steps: record a frame, remember what a history needs."""
+        if self.history == 1:
+            return self._record_if_due if self.record_every else None
+        last = self.env.elapsed_steps + steps
+
+        def after_step() -> None:
+            if self.record_every:
+                self._record_if_due()
+            if last - self.history < self.env.elapsed_steps < last:
+                past.append(self.env.observe())
+
+        return after_step
 
     def _record_if_due(self) -> None:
         if self.env.elapsed_steps % self.record_every == 0:
@@ -136,7 +157,7 @@ class Worker:
 
     def _start(self, slot: int, start: EpisodeStart) -> Observation:
         self._episodes.pop(slot, None)
-        episode = Episode(self._environment(slot, start.spec), start.record_every)
+        episode = Episode(self._environment(slot, start.spec), start.record_every, start.history)
         self._episodes[slot] = episode
         self._make_room_for(episode)
         return episode.start(start.seed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,26 +17,30 @@ if TYPE_CHECKING:
     from vla_cl.policies import Policy
 
 
-class Controller(Protocol):
+class Controller(abc.ABC):
     """What a rollout asks for actions.
 
     Attributes:
         execute: How many actions of a chunk are executed before the controller is asked again.
+        history: How many moments it sees: with more than 1, observations have a `past`.
+        temporal_ensemble: m of ACT's temporal ensembling, or None (see `PolicyConfig`).
     """
 
-    @property
-    def execute(self) -> int: ...
+    execute: int
+    history: int = 1
+    temporal_ensemble: float | None = None
 
+    @abc.abstractmethod
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
-        """Chunks of actions (B, chunk, A) in [-1, 1], chunk at least `execute`, for B observations on the CPU.
+        """Chunks of actions (B, chunk, A) in [-1, 1] from the present on, for B observations on the CPU; chunk is at
+        least `execute`.
 
         `seeds` holds one seed a row: whatever is random in a row comes from its own seed, so that it does not matter
         which rows share a batch.
         """
-        ...
 
 
-class PolicyController:
+class PolicyController(Controller):
     """A policy, and the strategy's choice of adapters, as a controller.
 
     Args:
@@ -52,17 +57,17 @@ class PolicyController:
         device: torch.device | str = "cpu",
         execute: int | None = None,
     ) -> None:
-        chunk = policy.config.chunk
-        self._execute = policy.config.execute if execute is None else execute
-        if not 1 <= self._execute <= chunk:
-            raise ConfigurationError(f"execute must be 1 to the policy's chunk of {chunk}, got {self._execute}")
+        config = policy.config
+        ahead = config.chunk - config.lookback
+        self.execute = config.execute if execute is None else execute
+        if not 1 <= self.execute <= ahead:
+            raise ConfigurationError(f"execute must be 1 to the policy's chunk of {ahead}, got {self.execute}")
+        self.history = config.history
+        self.temporal_ensemble = config.temporal_ensemble
+        self._lookback = config.lookback
         self._policy = policy
         self._route = route
         self._device = device
-
-    @property
-    def execute(self) -> int:
-        return self._execute
 
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
         features = self._policy.features
@@ -72,4 +77,4 @@ class PolicyController:
         with torch.inference_mode():
             route = None if self._route is None else self._route(observation)
             actions = self._policy.act(observation, seeds, route)
-        return actions.float().cpu().numpy()
+        return actions[:, self._lookback :].float().cpu().numpy()

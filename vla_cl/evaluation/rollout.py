@@ -12,6 +12,7 @@ number of processes, their speed and their deaths change nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def rollout(
     """
     film = video_folder is not None and options.videos > 0
     record_every = _record_every(task, plugins) if film else 0
-    waiting = _queues(task, options, observation, rendering, plugins, record_every)
+    waiting = _queues(task, options, observation, rendering, plugins, record_every, controller.history)
     simulation = Simulation(pool)
     rows: list[EpisodeRow] = []
     while waiting or simulation.running:
@@ -117,6 +118,7 @@ def _queues(
     rendering: RenderingOptions,
     plugins: Sequence[str],
     record_every: int,
+    history: int,
 ) -> dict[int, list[RunningEpisode]]:
     """The episodes that each slot will run, in order."""
     check_task(task, options, plugins)
@@ -125,7 +127,7 @@ def _queues(
     spec = options.applied_to(task.environment_spec(observation, rendering, plugins))
     queues: dict[int, list[RunningEpisode]] = {}
     for index in range(options.episodes):
-        start = EpisodeStart(spec, seeds[index], record_every if index < options.videos else 0)
+        start = EpisodeStart(spec, seeds[index], record_every if index < options.videos else 0, history)
         episode = RunningEpisode(index, instructions[index % len(instructions)], start)
         queues.setdefault(index % options.slots, []).append(episode)
     return queues
@@ -137,9 +139,7 @@ def _ask(
     """One batch for the controller; the actions (execute, A) that each slot is to execute."""
     slots = sorted(running)
     episodes = [running[slot] for slot in slots]
-    observation = ObservationBatch.from_environments(
-        [episode.observation for episode in episodes], [episode.instruction for episode in episodes]
-    )
+    observation = _seen(episodes)
     seeds = [derive_seed(*noise, episode.index, len(episode.actions)) for episode in episodes]
     actions = np.asarray(controller.act(observation, seeds), dtype=np.float32)
     if actions.ndim != 3 or len(actions) != len(slots) or actions.shape[1] < controller.execute:
@@ -148,7 +148,18 @@ def _ask(
         )
     if not np.isfinite(actions).all():
         raise ConfigurationError("the controller returned actions that are not finite; has training diverged?")
+    if controller.temporal_ensemble is not None:
+        decay = controller.temporal_ensemble
+        return {slot: running[slot].blend(actions[row], controller.execute, decay) for row, slot in enumerate(slots)}
     return {slot: actions[row, : controller.execute] for row, slot in enumerate(slots)}
+
+
+def _seen(episodes: Sequence[RunningEpisode]) -> ObservationBatch:
+    """What the episodes show now, with the past that the controller sees, too."""
+    instructions = [episode.instruction for episode in episodes]
+    moments = zip(*([*episode.past, episode.observation] for episode in episodes), strict=True)
+    *past, present = (ObservationBatch.from_environments(moment, instructions) for moment in moments)
+    return replace(present, past=tuple(past))
 
 
 def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOptions) -> EpisodeRow:

@@ -36,6 +36,10 @@ class RunningEpisode:
         instruction: What the policy is told.
         start: Its initial state, and whether it is filmed.
         observation: What the policy sees next; the last one it saw, once the episode is over.
+        past: What was seen in the `start.history - 1` control steps before, oldest first; the first observation repeats
+            where the episode is younger.
+        plans: The chunks (chunk, A) that the policy predicted, each with the step at which it begins, as long as they
+            say something about the present.
         actions: Chunks (k, A) executed so far, or being executed.
         steps: Control steps so far.
         success: Whether it has succeeded.
@@ -49,6 +53,8 @@ class RunningEpisode:
     instruction: str
     start: EpisodeStart
     observation: Observation = field(default_factory=dict)
+    past: list[Observation] = field(default_factory=list)
+    plans: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     steps: int = 0
     success: bool = False
@@ -60,16 +66,40 @@ class RunningEpisode:
     def begin(self, observation: Observation) -> None:
         """Take note of the first observation; what a dead process had reported is void."""
         self.observation, self.steps, self.frames = observation, 0, []
+        self.past = [observation] * (self.start.history - 1)
 
     def proceed(self, result: ChunkResult) -> None:
         """Take note of what an executed chunk led to."""
         if result.observation is not None:
+            seen = [*self.past, self.observation, *result.past]
+            self.past = seen[len(seen) - (self.start.history - 1) :]
             self.observation = result.observation
         self.steps += result.steps
         self.frames.extend(result.frames)
         self.success = result.success
         self.finished = result.terminated or result.truncated or bool(result.failure)
         self.failure = result.failure
+
+    def blend(self, plan: NDArray[np.float32], execute: int, decay: float) -> NDArray[np.float32]:
+        """ACT's temporal ensembling (Zhao et al., arXiv 2304.13705, section 4.2).
+
+        Args:
+            plan: The newest chunk (chunk, A), from the present step on.
+            execute: How many actions are wanted.
+            decay: m.
+
+        Returns:
+            Actions (execute, A): for each step the mean of what all chunks say about it, the i-th oldest of them
+            weighed by exp(-m i).
+        """
+        self.plans = [(begin, chunk) for begin, chunk in self.plans if begin + len(chunk) > self.steps]
+        self.plans.append((self.steps, plan))
+        actions = []
+        for step in range(self.steps, self.steps + execute):
+            said = [chunk[step - begin] for begin, chunk in self.plans if step < begin + len(chunk)]
+            weights = np.exp(-decay * np.arange(len(said)))
+            actions.append((weights / weights.sum()) @ np.stack(said))
+        return np.array(actions, np.float32)
 
 
 class Simulation:
