@@ -34,7 +34,7 @@ from rich.table import Table
 from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions
 from vla_cl.envs.rendering import available_backends
-from vla_cl.evaluation import EvaluationOptions, rollout
+from vla_cl.evaluation import Controller, EvaluationOptions, rollout
 from vla_cl.tasks import Task, find_task
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -54,7 +54,7 @@ class Comparison:
         return statistics.median(ours / stock for ours, stock in zip(self.ours, self.stock, strict=True))
 
 
-class FreePolicy:
+class FreePolicy(Controller):
     """A controller whose actions were drawn beforehand."""
 
     def __init__(self, execute: int) -> None:
