@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +45,21 @@ class ObservationBatch:
         """The past and the present, oldest first, each without a past."""
         return (*self.past, replace(self, past=()))
 
-    def to(self, device: torch.device | str) -> ObservationBatch:
-        """A copy on another device."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> ObservationBatch:
+        """A copy whose tensors are what `change` makes of these."""
+        state = self.environment_state
         return replace(
             self,
-            agent_pos=self.agent_pos.to(device),
-            pixels={camera: images.to(device) for camera, images in self.pixels.items()},
-            environment_state=None if self.environment_state is None else self.environment_state.to(device),
-            features={name: each.to(device) for name, each in self.features.items()},
-            past=tuple(each.to(device) for each in self.past),
+            agent_pos=change(self.agent_pos),
+            pixels={camera: change(images) for camera, images in self.pixels.items()},
+            environment_state=None if state is None else change(state),
+            features={name: change(each) for name, each in self.features.items()},
+            past=tuple(each.map(change) for each in self.past),
         )
+
+    def to(self, device: torch.device | str) -> ObservationBatch:
+        """A copy on another device."""
+        return self.map(lambda tensor: tensor.to(device))
 
     def widened(self, agent_pos: int, environment_state: int) -> ObservationBatch:
         """Vectors filled up with zeros to these sizes, for a policy that has learned tasks with wider ones.
@@ -120,9 +125,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.observation)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """A copy on another device."""
-        return Batch(self.observation.to(device), self.actions.to(device), self.padding.to(device))
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy whose tensors are what `change` makes of these."""
+        return Batch(self.observation.map(change), change(self.actions), change(self.padding))
+
+    def pinned(self) -> Batch:
+        """A copy in page-locked memory, from which a GPU fetches without anybody waiting."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """A copy on another device; with `non_blocking` the call may return before pinned memory is copied."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Batch:
         """The windows of some rows."""

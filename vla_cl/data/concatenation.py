@@ -18,7 +18,7 @@ class ConcatenatedWindows:
     """The windows of several datasets, end to end; episodes are counted through.
 
     Args:
-        datasets: At least one; all with the same cameras, chunk and privileged state.
+        datasets: At least one; all with the same cameras, chunk, privileged state and shapes of features.
 
     Attributes:
         datasets: The parts, in order.
@@ -33,6 +33,12 @@ class ConcatenatedWindows:
         if len(kinds) > 1:
             raise ConfigurationError(
                 "datasets can be concatenated only if chunk, history, lookback, cameras and privileged state agree"
+            )
+        layouts = {each.features.layout if each.features else None for each in datasets}
+        if len(layouts) > 1:
+            raise ConfigurationError(
+                "datasets can be concatenated only if all or none have cached features, and these are of the same "
+                "shapes; to compute them in every step set training.cache_features=false"
             )
         self.datasets = tuple(datasets)
         self.episode_lengths = np.concatenate([dataset.episode_lengths for dataset in datasets])

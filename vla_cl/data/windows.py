@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vla_cl.data.batch import Batch, ObservationBatch
 from vla_cl.data.columns import Column, WidenedColumn
+from vla_cl.data.features import FeatureCache
 from vla_cl.data.opening import open_demonstrations
 from vla_cl.data.sampling import epoch_order
 from vla_cl.data.schema import AGENT_POS, ENVIRONMENT_STATE, image_key
@@ -52,6 +53,8 @@ class WindowDataset:
         task: Name of the task.
         episode_lengths: (n_episodes,) int64.
         window_episodes: (N,) int64, for each window the position of its episode in `episode_lengths`.
+        features: What a frozen backbone makes of each step, which observations then hold in place of pixels; None where
+            they hold pixels.
 
     Raises:
         DataFileError: The file cannot be used, or lacks a camera, the privileged state, an episode or the split.
@@ -100,6 +103,20 @@ class WindowDataset:
         self.window_episodes = np.repeat(np.arange(len(self.episodes), dtype=np.int64), self.episode_lengths)
         self._ends = np.cumsum(self.episode_lengths)
         self._starts = self._ends - self.episode_lengths
+        self.features: FeatureCache | None = None
+
+    def with_features(self, cache: FeatureCache) -> WindowDataset:
+        """The same windows, their observations with these features (N rows, one a window) in place of pixels.
+
+        Raises:
+            ConfigurationError: The features are those of other windows.
+        """
+        if cache.rows != len(self):
+            raise ConfigurationError(f"features of {cache.rows} steps do not fit {len(self)} windows of {self.path}")
+        featured = object.__new__(WindowDataset)  # `copy.copy` would open the file again
+        featured.__dict__.update(self.__dict__)
+        featured.features = cache
+        return featured
 
     def _open_columns(self, file: Demonstrations) -> dict[str, Column]:
         keys = ["actions", AGENT_POS, *([ENVIRONMENT_STATE] if self.privileged else []), *map(image_key, self.cameras)]
@@ -127,7 +144,7 @@ class WindowDataset:
 
         rows = self._checked(indices)
         starts = self._starts[self.window_episodes[rows]]
-        moments = [self._observation(np.maximum(rows - lag, starts)) for lag in reversed(range(self.history))]
+        moments = [self.observations(np.maximum(rows - lag, starts)) for lag in reversed(range(self.history))]
         actions, padding = self._actions(rows)
         return Batch(
             replace(moments[-1], past=tuple(moments[:-1])), torch.from_numpy(actions), torch.from_numpy(padding)
@@ -153,9 +170,11 @@ class WindowDataset:
         actions = self._columns["actions"].read(np.clip(wanted, first, last).reshape(-1))
         return actions.reshape(*wanted.shape, actions.shape[1]), wanted > last
 
-    def _observation(self, rows: NDArray[np.int64]) -> ObservationBatch:
-        """What is seen at some steps."""
+    def observations(self, indices: ArrayLike) -> ObservationBatch:
+        """What is seen in the moments of some windows, without a past."""
         import torch
+
+        rows = self._checked(indices)
 
         def tensor(key: str) -> Tensor:
             return torch.from_numpy(self._columns[key].read(rows))
@@ -164,8 +183,9 @@ class WindowDataset:
         return ObservationBatch(
             instruction=tuple(texts[int(self.episodes[each]) % len(texts)] for each in self.window_episodes[rows]),
             agent_pos=tensor(AGENT_POS),
-            pixels={camera: tensor(image_key(camera)) for camera in self.cameras},
+            pixels={} if self.features else {camera: tensor(image_key(camera)) for camera in self.cameras},
             environment_state=tensor(ENVIRONMENT_STATE) if self.privileged else None,
+            features=self.features.read(rows) if self.features else {},
         )
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -180,9 +200,18 @@ class WindowDataset:
 
     @property
     def window_bytes(self) -> int:
-        """What one window weighs by itself: its observation and its chunk of actions."""
+        """What one window weighs by itself: its observation, pixels included, and its chunk of actions."""
         observation = sum(column.row_bytes for key, column in self._columns.items() if key != "actions")
         return self.history * observation + self.chunk * self._columns["actions"].row_bytes
+
+    def content(self) -> dict[str, Any]:
+        """What is seen in the windows' moments, as JSON: two datasets with the same see the same, wherever they lie."""
+        return {
+            "checksum": self.checksum,
+            "cameras": list(self.cameras),
+            "instructions": list(self.instructions),
+            "episodes": self.episodes.tolist(),
+        }
 
     def describe(self) -> dict[str, Any]:
         """JSON from which `from_description` opens the same windows again."""
@@ -197,6 +226,7 @@ class WindowDataset:
             "instructions": list(self.instructions),
             "episodes": self.episodes.tolist(),
             "dimensions": self.dimensions,
+            **({"features": self.features.key} if self.features else {}),
         }
 
     @classmethod
@@ -204,17 +234,17 @@ class WindowDataset:
         """Open what `describe` described.
 
         Raises:
-            DataFileError: The file is gone or holds other demonstrations now.
+            DataFileError: The file is gone or holds other demonstrations now, or its cached features are gone.
         """
         options = dict(description)
-        checksum = options.pop("checksum")
+        checksum, features = options.pop("checksum"), options.pop("features", None)
         dataset = cls(**options)
         if dataset.checksum != checksum:
             raise DataFileError(
                 f"{dataset.path} holds other demonstrations than when it was first used "
                 f"(checksum {dataset.checksum[:12]}, then {str(checksum)[:12]}); put the original file back"
             )
-        return dataset
+        return dataset if features is None else dataset.with_features(FeatureCache(dataset.path, features))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WindowDataset.from_description, (self.describe(),)
