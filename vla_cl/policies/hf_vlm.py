@@ -1,0 +1,321 @@
+"""The `hf_vlm` backbone: any image-text-to-text model of transformers, from the hub, a folder or from scratch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cl.data import ObservationBatch
+from vla_cl.errors import CheckpointError, ConfigurationError
+from vla_cl.files import write_text
+from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
+from vla_cl.policies.hf_architectures import ARCHITECTURES, instruction_tokenizer
+from vla_cl.policies.hf_decoder import (
+    ORDINARY,
+    LanguageDecoder,
+    Layers,
+    checkpointed,
+    outward,
+    outward_layers,
+    positions_of,
+    prefix_visibility,
+)
+from vla_cl.policies.hf_images import ImageFormat, count_image_tokens, image_tokens
+from vla_cl.policies.hf_prompt import PLACEHOLDER, Prompts, read_tokenizer
+from vla_cl.policies.hf_source import CONFIG_FILE, load_model, model_folder, new_model, read_config, truncated
+from vla_cl.policies.images import views
+from vla_cl.policies.options import check_at_least, check_choice
+
+KIND = "backbone 'hf_vlm'"
+
+
+@dataclass(frozen=True)
+class HfVlmOptions:
+    """Which model, and how it is used and trained.
+
+    Args:
+        path: Folder that save_pretrained wrote, or hub id; "" for an `architecture`.
+        revision: Branch, tag or commit on the hub; "" for its main branch.
+        architecture: Built-in sizes with random weights, "tiny_smolvlm" or "smolvlm_500m"; "" for a `path`.
+        layers: The language model's first so many layers are kept, as in SmolVLA (arXiv 2506.01844); 0 keeps all.
+        freeze_vision: Whether the vision tower keeps its weights.
+        freeze_connector: Whether what maps images into the language model keeps its weights.
+        freeze_text: Whether the language model keeps its weights.
+        attention: "causal", or "bidirectional" among images and prompt, as in PaliGemma and pi0.
+        proprioception: "prefix" (a token of the language model after the prompt, which images and prompt do not see),
+            "context" (a token behind its output) or "none" (the head takes it in itself, as in pi0).
+        prompt: Text around `{instruction}`; pi0 and SmolVLA end it with a new line.
+        prompt_tokens: Length of every prompt, padding included; a longer instruction is an error.
+        dtype: Of the weights, "float32" or "bfloat16". Where bfloat16 weights are trained, steps smaller than 1/256 of
+            a weight are lost: train float32 weights under bf16 autocast instead.
+        gradient_checkpointing: Compute the layers' activations again in the backward pass instead of storing them.
+        attn_implementation: "sdpa" or "eager".
+    """
+
+    path: str = ""
+    revision: str = ""
+    architecture: str = ""
+    layers: int = 0
+    freeze_vision: bool = False
+    freeze_connector: bool = False
+    freeze_text: bool = False
+    attention: str = "causal"
+    proprioception: str = "prefix"
+    prompt: str = "{instruction}\n"
+    prompt_tokens: int = 48
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
+    attn_implementation: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        if bool(self.path) == bool(self.architecture):
+            known = ", ".join(ARCHITECTURES)
+            raise ConfigurationError(f"{KIND} needs either path (a hub id or a folder) or architecture ({known})")
+        if self.architecture:
+            check_choice(KIND, "architecture", self.architecture, tuple(ARCHITECTURES))
+        check_choice(KIND, "attention", self.attention, ("causal", "bidirectional"))
+        check_choice(KIND, "proprioception", self.proprioception, ("prefix", "context", "none"))
+        check_choice(KIND, "dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice(KIND, "attn_implementation", self.attn_implementation, ("sdpa", "eager"))
+        check_at_least(KIND, self, {"layers": 0, "prompt_tokens": 1})
+        if PLACEHOLDER not in self.prompt:
+            raise ConfigurationError(f"option prompt of {KIND} must contain {PLACEHOLDER}, got {self.prompt!r}")
+
+
+@BACKBONES.decorator("hf_vlm")
+class HfVlmBackbone(Backbone):
+    """Images of all cameras, the prompt and proprioception through a pretrained vision-language model.
+
+    The sequence is each camera's image tokens, the prompt, and the proprioception token. The model is always in
+    evaluation mode: it has no dropout.
+
+    Args:
+        options: Which model, and how.
+        features: Shapes of what it sees.
+        files: Where `save_files` wrote; the model is built from there, without weights.
+
+    Attributes:
+        model: The vision-language model without its language modelling head.
+        lm_head: That head; None where the input embeddings are its weights.
+
+    Raises:
+        ConfigurationError: There are no cameras, or the model cannot be had or used.
+    """
+
+    Options = HfVlmOptions
+
+    def __init__(self, options: HfVlmOptions, features: PolicyFeatures, files: Path | None = None) -> None:
+        super().__init__()
+        if not features.cameras:
+            raise ConfigurationError(f"{KIND} sees through cameras; set pixels=true, or use backbone lowdim")
+        self.options, self.features = options, features
+        whole, tokenizer, self.images = _load(options, files)
+        config = whole.config.get_text_config()
+        self.prompts = Prompts(tokenizer, options.prompt, options.prompt_tokens, config.vocab_size)
+        self.model: Any = whole.base_model
+        head = whole.get_output_embeddings()
+        tied = head is None or head.weight is self.model.get_input_embeddings().weight
+        self.lm_head: Any = None if tied else head
+        _still(self.model)
+        self._freeze()
+        self._parameters_there = len(list(self._language_and_vision()))
+        if options.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.language = LanguageDecoder(self.model, self.lm_head, checkpointing=options.gradient_checkpointing)
+
+        width = config.hidden_size
+        self.prefix = len(features.cameras) * count_image_tokens(self.model, self.images) + options.prompt_tokens
+        self.proprioception: nn.Module | None = None
+        if options.proprioception != "none":
+            self.proprioception = nn.Sequential(
+                nn.Linear(features.agent_pos_dim, width), nn.GELU(), nn.Linear(width, width)
+            )
+        # a token behind the decoder's output has no keys and values in its layers
+        layers = None if options.proprioception == "context" else self.language.shape
+        tokens = self.prefix + (self.proprioception is not None)
+        self.shape = ContextShape(width, features.agent_pos_dim, tokens, layers)
+        if options.gradient_checkpointing and layers is None and config.model_type not in ORDINARY:
+            # without keys and values of the layers nothing is lost: such a model serves heads that read tokens
+            self.language.checkpointing = True
+
+    @classmethod
+    def build(cls, options: Any, features: PolicyFeatures, files: Path | None = None) -> Backbone:
+        return cls(options, features, files)
+
+    def save_files(self, folder: Path) -> None:
+        """The model's configuration, the normalisation of its images, and its tokenizer."""
+        write_text(folder / CONFIG_FILE, self.model.config.to_json_string())
+        self.images.save(folder)
+        self.prompts.save(folder)
+
+    def train(self, mode: bool = True) -> HfVlmBackbone:
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    # --- forward -------------------------------------------------------------------------------------------
+
+    def forward(self, observation: ObservationBatch) -> Context:
+        """Image tokens of each camera, the prompt's tokens, and proprioception last."""
+        if observation.features or self.frozen:
+            context = self._recalled(observation.features or self.perceive(observation), observation.agent_pos)
+            return self._with_proprioception(context)
+        embeddings, mask = self._prefix(observation)
+        if self.options.proprioception == "prefix" and self.proprioception is not None:
+            embeddings = torch.cat([embeddings, self._token(observation.agent_pos).to(embeddings.dtype)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        hidden, layers = self._run(embeddings, mask, layers=self.layers_wanted)
+        context = self._context(hidden, mask, layers, observation.agent_pos)
+        return context if self.options.proprioception == "prefix" else self._with_proprioception(context)
+
+    def _prefix(self, observation: ObservationBatch) -> tuple[Tensor, Tensor]:
+        """Embeddings of images and prompt (B, prefix, D), and which are real."""
+        pixels = self.images.pixels(views(observation, self.features))
+        batch = len(observation)
+        again = self.options.gradient_checkpointing and torch.is_grad_enabled()
+        with checkpointed(self.model) if again else nullcontext():
+            seen = image_tokens(self.model, pixels)
+        ids, real = self.prompts(observation.instruction, pixels.device)
+        told = self.language.embed(ids)
+        seen = seen.reshape(batch, -1, seen.shape[-1]).to(told.dtype)
+        mask = torch.cat([real.new_ones(batch, seen.shape[1]), real], dim=1)
+        return torch.cat([seen, told], dim=1), mask
+
+    def _run(self, embeddings: Tensor, mask: Tensor, *, layers: bool) -> tuple[Tensor, Layers]:
+        bidirectional = self.options.attention == "bidirectional"
+        visible = prefix_visibility(mask, self.prefix, bidirectional=bidirectional)
+        return self.language.run(embeddings, visible, positions_of(mask), layers=layers)
+
+    def _context(self, hidden: Tensor, mask: Tensor, layers: Layers, agent_pos: Tensor) -> Context:
+        return Context(outward(hidden), agent_pos, mask, outward_layers(layers), self.language)
+
+    def _token(self, agent_pos: Tensor) -> Tensor:
+        """The proprioception token (B, 1, D)."""
+        token: Tensor = self.proprioception(agent_pos)[:, None]  # type: ignore[misc]
+        return token
+
+    def _with_proprioception(self, context: Context) -> Context:
+        """The context of images and prompt alone, with proprioception at its end."""
+        if self.proprioception is None:
+            return context
+        token = self._token(context.agent_pos)
+        if self.options.proprioception == "prefix":
+            _, context = self.language.extend(context, token, causal=True)
+            return (
+                context
+                if self.layers_wanted
+                else Context(context.tokens, context.agent_pos, context.mask, decoder=self.language)
+            )
+        mask = torch.ones(context.tokens.shape[:2], dtype=torch.bool) if context.mask is None else context.mask
+        return Context(
+            torch.cat([context.tokens, token.to(context.tokens.dtype)], dim=1),
+            context.agent_pos,
+            torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1),
+            decoder=self.language,
+        )
+
+    # --- what frozen weights see -----------------------------------------------------------------------------
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing in the model is trained, nor was anything added to it (LoRA)."""
+        options = self.options
+        if not (options.freeze_vision and options.freeze_connector and options.freeze_text):
+            return False
+        parameters = list(self._language_and_vision())
+        return len(parameters) == self._parameters_there and not any(each.requires_grad for each in parameters)
+
+    @torch.no_grad()
+    def perceive(self, observation: ObservationBatch) -> Mapping[str, Tensor]:
+        """Of a frozen model: "tokens" (B, prefix, D) and "mask" (B, prefix) of images and prompt, and, where the head
+        reads layers or a proprioception token follows, "layers" (B, L, 2, key_value_heads, prefix, head_dim).
+        Proprioception is no part of it: its token comes last, and what comes before does not see it.
+        """
+        if not self.frozen:
+            return {}
+        embeddings, mask = self._prefix(observation)
+        wanted = self.layers_wanted or self.options.proprioception == "prefix"
+        hidden, layers = self._run(embeddings, mask, layers=wanted)
+        perceived = {"tokens": hidden, "mask": mask}
+        if wanted:
+            perceived["layers"] = torch.stack([torch.stack(each, dim=1) for each in layers], dim=1)
+        return perceived
+
+    def _recalled(self, features: Mapping[str, Tensor], agent_pos: Tensor) -> Context:
+        layers: Layers = ()
+        if "layers" in features:
+            layers = tuple((each[:, 0], each[:, 1]) for each in features["layers"].unbind(dim=1))
+        return self._context(features["tokens"], features["mask"], layers, agent_pos)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the frozen weights and of all that decides over what `perceive` computes; "" unless frozen."""
+        if not self.frozen:
+            return ""
+        digest = hashlib.sha256()
+        options = self.options
+        told = (options.attention, options.dtype, options.attn_implementation, options.proprioception)
+        digest.update(repr((told, self.layers_wanted, self.features.cameras, self.images)).encode())
+        digest.update(self.prompts.description().encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _freeze(self) -> None:
+        text = set(self.model.get_decoder().parameters())
+        vision = {each for tower in _towers(self.model) for each in tower.parameters()} - text
+        for parameter in self.model.parameters():
+            frozen = (
+                self.options.freeze_text
+                if parameter in text
+                else self.options.freeze_vision
+                if parameter in vision
+                else self.options.freeze_connector
+            )
+            parameter.requires_grad_(not frozen)
+        if self.lm_head is not None:
+            self.lm_head.requires_grad_(not self.options.freeze_text)
+
+    def _language_and_vision(self) -> list[nn.Parameter]:
+        return list(self.model.parameters()) + ([] if self.lm_head is None else list(self.lm_head.parameters()))
+
+
+def _load(options: HfVlmOptions, files: Path | None) -> tuple[Any, Any, ImageFormat]:
+    """Model, tokenizer and image format."""
+    dtype, attention = getattr(torch, options.dtype), options.attn_implementation
+    if files is not None:
+        try:
+            config = read_config(files)
+            model = new_model(config, dtype, attention, initialised=False)
+            return model, read_tokenizer(files), ImageFormat.read(config, files)
+        except ConfigurationError as error:
+            raise CheckpointError(f"the saved policy's backbone is incomplete: {error}") from error
+    if options.architecture:
+        config = truncated(ARCHITECTURES[options.architecture](), options.layers)
+        return new_model(config, dtype, attention), instruction_tokenizer(), ImageFormat.read(config)
+    folder = model_folder(options.path, options.revision)
+    config = read_config(folder, options.layers)
+    tokenizer = read_tokenizer(folder)
+    return load_model(folder, config, dtype, attention), tokenizer, ImageFormat.read(config, folder)
+
+
+def _towers(model: Any) -> list[nn.Module]:
+    """The vision tower, under the names that transformers' models give it."""
+    names = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_encoder")
+    return [getattr(model, name) for name in names if isinstance(getattr(model, name, None), nn.Module)]
+
+
+def _still(model: nn.Module) -> None:
+    """Take out all dropout; `HfVlmBackbone.train` keeps the model in evaluation mode, and this is the second lock."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
