@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from vla_cl.policies.options import build_options
 from vla_cl.seeding import derive_seed, torch_generator
 
 PREPARATION_WINDOWS = 4096
+HeadLoss = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
+"""`ActionHead.loss`, or something that computes the same."""
 BACKBONE_FILES, HEAD_FILES = "backbone", "head"
 """Folders, inside a saved policy's, of what its parts keep beside their weights."""
 
@@ -68,9 +70,24 @@ class Policy(nn.Module):
             batch: B windows in raw units, on the policy's device.
             generator: A CPU generator, for the head's noise and the augmentation.
         """
+        return self.imitate(*self.draw(batch, generator))
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        """All that is random in `forward`: the batch, its images augmented, and the head's noise (B, M)."""
         noise = self.head.sample_noise(len(batch), generator).to(batch.actions.device)
-        context = self.context(self._augmented(batch.observation, generator))
-        loss = self.head.loss(context, self.normalise_actions(batch.actions), batch.padding, noise)
+        return replace(batch, observation=self._augmented(batch.observation, generator)), noise
+
+    def imitate(self, batch: Batch, noise: Tensor, head_loss: HeadLoss | None = None) -> PolicyOutput:
+        """The imitation loss on a batch at given noise. Any part of the rows gives that part of the losses.
+
+        Args:
+            batch: B windows, augmented.
+            noise: (B, M).
+            head_loss: What computes the head's loss, when it is not the head as it is but its compiled form.
+        """
+        context = self.context(batch.observation)
+        actions = self.normalise_actions(batch.actions)
+        loss = (head_loss or self.head.loss)(context, actions, batch.padding, noise)
         return PolicyOutput(loss=loss, context=context, noise=noise)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
