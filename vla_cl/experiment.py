@@ -37,7 +37,14 @@ from vla_cl.seeding import derive_seed
 from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
 from vla_cl.tasks import Task, TaskSuite, common_dimensions, get_suite
 from vla_cl.tensorboard import TensorBoardLog
-from vla_cl.training import TrainingRow, fit, limit_threads, resolve_device
+from vla_cl.training import (
+    TrainingRow,
+    caches_features,
+    fit,
+    limit_threads,
+    resolve_device,
+    with_cached_features,
+)
 
 
 def run_experiment(config: ExperimentConfig) -> Path:
@@ -98,6 +105,10 @@ class TaskSequence:
         learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
         if learned:
             run.restore(learned - 1, self.policy, self.strategy)
+        replays = self.strategy.needs.raw_data and learned < len(self.sequence)
+        if replays and caches_features(self.policy, config.training):
+            for task in self.sequence[:learned]:  # what it replays from may have gone since
+                self.featured(self.demonstrations(task))
 
         with ExitStack() as stack:
             self.pool = stack.enter_context(EnvironmentPool(config.evaluation.processes))
@@ -116,6 +127,7 @@ class TaskSequence:
         demonstrations = self.demonstrations(task)
         started = time.perf_counter()
         self.strategy.begin_task(task, self.policy, demonstrations)
+        demonstrations = self.featured(demonstrations)  # now that it is known what is trained
         log = self.run.training_log(stage)
 
         def on_row(row: TrainingRow) -> None:
@@ -171,6 +183,10 @@ class TaskSequence:
         self.run.store_rows(stage, rows)
         self.run.add_to_ledger(stage, evaluate_seconds=time.perf_counter() - started)
         self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])
+
+    def featured(self, demonstrations: WindowDataset) -> WindowDataset:
+        """The windows with what a frozen backbone makes of them in place of pixels, where that is known beforehand."""
+        return with_cached_features(self.policy, demonstrations, self.config.training)
 
     def demonstrations(self, task: Task) -> WindowDataset:
         """The windows of a task's demonstrations: given, or collected unless they are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vla_cl.training.average import ExponentialMovingAverage
+from vla_cl.training.caching import caches_features, with_cached_features
 from vla_cl.training.checkpoint import IntervalCheckpoints
 from vla_cl.training.loop import TrainingRow, fit
 from vla_cl.training.options import TrainingOptions, learning_rate_at, limit_threads, resolve_device
@@ -14,6 +15,7 @@ __all__ = [
     "TrainingOptions",
     "TrainingRow",
     "atomic_folder",
+    "caches_features",
     "fit",
     "learning_rate_at",
     "limit_threads",
@@ -21,4 +23,5 @@ __all__ = [
     "remove_partial_folders",
     "resolve_device",
     "save_tree",
+    "with_cached_features",
 ]

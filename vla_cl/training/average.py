@@ -9,25 +9,35 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """`average <- d_k average + (1 - d_k) theta` with `d_k = min(decay, (1 + k) / (10 + k))` at update k.
+    """`average <- d_t average + (1 - d_t) theta` at update t, from 0, with a decay that grows to its final value, so
+    that the starting point of a short run is forgotten.
 
-    The ramp, TensorFlow's `ExponentialMovingAverage` with `num_updates`, forgets the starting point of a short run.
+    - `d_t = min(decay, (2 + t) / (11 + t))`, TensorFlow's `ExponentialMovingAverage` with `num_updates`; or
+    - `d_t = min(decay, 1 - (1 + t)^-power)` where a power is given: Diffusion Policy's (Chi et al., arXiv 2303.04137),
+      with power 0.75. Its first update copies the weights.
 
     Args:
         parameters: What is averaged; the average starts at their present values.
         decay: 0 to 1.
+        power: Of the growth; 0 for the first form.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float, power: float = 0.0) -> None:
         self.decay = decay
+        self.power = power
         self.updates = 0
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def decay_at(self, update: int) -> float:
+        """d_t."""
+        growing = 1 - (1 + update) ** -self.power if self.power else (2 + update) / (11 + update)
+        return min(self.decay, growing)
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Take one step towards the present values."""
+        decay = self.decay_at(self.updates)
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         values = [parameters[name].detach() for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), values, 1 - decay)
 

@@ -40,6 +40,12 @@ class IntervalCheckpoints:
         existing = self._existing()
         return load_tree(existing[-1], "training") if existing else None
 
+    @property
+    def step(self) -> int | None:
+        """Optimiser steps before the newest complete state, or None."""
+        existing = self._existing()
+        return int(existing[-1].name.removeprefix("step_")) if existing else None
+
     def clear(self) -> None:
         """Remove the folder: the stage is complete, and its own checkpoint is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.data import WindowDataset, batch_indices
-from vla_cl.errors import SimulationError
+from vla_cl.data import Batch, WindowDataset, batch_indices
 from vla_cl.policies import Policy
+from vla_cl.policies.policy import HeadLoss
 from vla_cl.seeding import derive_seed, torch_generator
 from vla_cl.strategies import Strategy
 from vla_cl.training.average import ExponentialMovingAverage
 from vla_cl.training.checkpoint import IntervalCheckpoints, load_optimiser_state, optimiser_state
-from vla_cl.training.options import TrainingOptions, learning_rate_at
+from vla_cl.training.compilation import compiled_head_loss
+from vla_cl.training.options import TrainingOptions, autocast_for, learning_rate_at
+from vla_cl.training.prefetch import prefetched
+from vla_cl.training.watch import Watch, check_weights, explained
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,15 @@ def fit(
         on_step: Receives the number of steps done.
 
     Raises:
-        SimulationError: The loss is not finite any more.
+        SimulationError: A loss, a gradient or a weight is not finite any more; nothing of it was kept.
     """
+    stage_seed = derive_seed(seed, "train", stage)
     device = next(policy.parameters()).device
     parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
     optimiser = _optimiser(parameters, options, device)
-    average = ExponentialMovingAverage(parameters, options.ema) if options.ema else None
-    stage_seed = derive_seed(seed, "train", stage)
+    average = ExponentialMovingAverage(parameters, options.ema, options.ema_power) if options.ema else None
+    head_loss = compiled_head_loss(policy) if options.compile else None
+    watch = Watch(device)
     started = time.perf_counter()
     imitation: list[Tensor] = []
     done = 0
@@ -93,54 +99,90 @@ def fit(
         if on_step:
             on_step(done)
 
+    def indices(step: int) -> NDArray[np.int64]:
+        return batch_indices(len(data), options.batch_size, stage_seed, step)
+
+    def read(step: int) -> Batch:
+        batch = data.batch(indices(step))
+        return batch.pinned() if device.type == "cuda" else batch
+
     policy.train()
-    for step in range(done, options.steps):
-        torch.manual_seed(derive_seed(stage_seed, "global", step))
-        rate = learning_rate_at(step, options)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    steps = range(done, options.steps)
+    with explained(data, indices, stage, checkpoints), prefetched(read, steps) as batches:
+        for step, drawn in zip(steps, batches, strict=True):
+            torch.manual_seed(derive_seed(stage_seed, "global", step))
+            rate = learning_rate_at(step, options)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
 
-        batch = strategy.batch(data.batch(batch_indices(len(data), options.batch_size, stage_seed, step))).to(device)
-        with _precision(options, device):
-            output = policy(batch, torch_generator(stage_seed, "noise", step))
-            loss = output.loss.mean() + strategy.loss(batch, output)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        strategy.gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters.values(), options.clip or math.inf)
-        optimiser.step()
-        strategy.after_step(parameters)
-        if average:
-            average.update(parameters)
-
-        imitation.append(output.loss.detach().mean())
-        finished = step + 1
-        if finished % options.log_every == 0 or finished == options.steps:
-            row = TrainingRow(
-                step=finished,
-                loss=float(loss.detach()),
-                imitation_loss=float(torch.stack(imitation).mean()),
-                gradient_norm=float(norm),
-                learning_rate=rate,
-                seconds=time.perf_counter() - started,
+            batch = strategy.batch(drawn).to(device, non_blocking=True)
+            optimiser.zero_grad(set_to_none=True)
+            loss, imitated = _backward(
+                policy, strategy, batch, options, torch_generator(stage_seed, "noise", step), device, head_loss
             )
-            imitation.clear()
-            if not math.isfinite(row.loss):
-                raise SimulationError(
-                    f"the loss is {row.loss} after {finished} steps of stage {stage}; lower training.learning_rate"
+            strategy.gradients(parameters)
+            norm = nn.utils.clip_grad_norm_(parameters.values(), options.clip or math.inf)
+            watch.note(step, loss, norm)
+            optimiser.step()
+            strategy.after_step(parameters)
+            if average:
+                average.update(parameters)
+
+            imitation.append(imitated)
+            finished = step + 1
+            if finished % options.log_every == 0 or finished == options.steps:
+                watch.check()
+                row = TrainingRow(
+                    step=finished,
+                    loss=float(loss),
+                    imitation_loss=float(torch.stack(imitation).mean()),
+                    gradient_norm=float(norm),
+                    learning_rate=rate,
+                    seconds=time.perf_counter() - started,
                 )
-            if on_row:
-                on_row(row)
-        due = options.checkpoint_every and finished % options.checkpoint_every == 0 and finished < options.steps
-        if checkpoints and due:
-            checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
-        if on_step:
-            on_step(finished)
+                imitation.clear()
+                if on_row:
+                    on_row(row)
+            due = options.checkpoint_every and finished % options.checkpoint_every == 0 and finished < options.steps
+            if finished == options.steps or (checkpoints and due):
+                watch.check()
+                check_weights(step, parameters)
+            if checkpoints and due:
+                checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
+            if on_step:
+                on_step(finished)
 
     if average:
         average.copy_to(parameters)
         strategy.after_step(parameters)
     policy.eval()
+
+
+def _backward(
+    policy: Policy,
+    strategy: Strategy,
+    batch: Batch,
+    options: TrainingOptions,
+    generator: torch.Generator,
+    device: torch.device,
+    head_loss: HeadLoss | None,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a batch's loss, part by part; that loss, and the imitation loss in it, without gradient."""
+    with autocast_for(options, device):
+        batch, noise = policy.draw(batch, generator)
+    size = math.ceil(len(batch) / options.accumulate)
+    losses, imitated = [], []
+    for start in range(0, len(batch), size):
+        rows = slice(start, start + size)
+        part = batch if size == len(batch) else batch[rows]
+        share = len(part) / len(batch)
+        with autocast_for(options, device):
+            output = policy.imitate(part, noise[rows], head_loss)
+            loss = (output.loss.mean() + strategy.loss(part, output)) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        imitated.append(output.loss.detach().mean() * share)
+    return torch.stack(losses).sum(), torch.stack(imitated).sum()
 
 
 def _optimiser(
@@ -153,12 +195,6 @@ def _optimiser(
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=tuple(options.betas), fused=True)  # type: ignore[arg-type]
-
-
-def _precision(options: TrainingOptions, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if options.precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def _state(

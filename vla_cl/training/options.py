@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,14 +19,22 @@ class TrainingOptions:
     Args:
         steps: Optimiser steps a task.
         batch_size: Windows a step, replayed ones included.
+        accumulate: Parts into which a step's batch is cut, one after another, so that it fits in memory; gradients add
+            up to the whole batch's. A strategy's loss is taken on each part, and averaged.
         learning_rate: Peak of the schedule.
-        warmup_steps: Steps of linear warm-up from 0; the rest decays along a cosine to `final_learning_rate`.
+        schedule: After the warm-up: "cosine" decays to `final_learning_rate`, "constant" stays at the peak.
+        warmup_steps: Steps of linear warm-up from 0.
         final_learning_rate: Where the cosine ends, as a share of the peak.
         weight_decay: AdamW's decoupled decay; not applied to biases, norms and other vectors.
         betas: AdamW's moments' decay rates.
         clip: Largest global gradient norm; 0 switches clipping off.
         ema: Decay of an exponential moving average of the weights, which is what is kept of a task; 0 switches it off.
+        ema_power: How that decay grows at first (see `ExponentialMovingAverage`); Diffusion Policy's is 0.75, 0 takes
+            TensorFlow's.
         precision: "float32" or "bfloat16" (autocast; the weights stay float32).
+        compile: Whether the head's loss is compiled by `torch.compile`; needs a C++ compiler, or Triton on a GPU.
+        cache_features: Whether what a frozen backbone makes of the demonstrations is computed once and kept beside
+            them, instead of in every step.
         instructions: "canonical", "paraphrased" to train on the task's paraphrases too, episode by episode, or
             "declared", the instruction of the task's own files.
         checkpoint_every: Steps between checkpoints inside a task; 0 writes them only between tasks.
@@ -33,27 +43,38 @@ class TrainingOptions:
 
     steps: int = 2000
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
+    schedule: str = "cosine"
     warmup_steps: int = 100
     final_learning_rate: float = 0.05
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     ema: float = 0.0
+    ema_power: float = 0.0
     precision: str = "float32"
+    compile: bool = False
+    cache_features: bool = True
     instructions: str = "canonical"
     checkpoint_every: int = 500
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay", "clip", "warmup_steps", "checkpoint_every"):
+        for name in ("learning_rate", "weight_decay", "clip", "warmup_steps", "checkpoint_every", "ema_power"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"training.{name} must be at least 0, got {getattr(self, name)}")
         if not 0.0 <= self.ema < 1.0:
             raise ConfigurationError(f"training.ema must be in [0, 1), got {self.ema}")
+        if self.batch_size % self.accumulate:
+            raise ConfigurationError(
+                f"training.accumulate must divide training.batch_size={self.batch_size}, got {self.accumulate}"
+            )
+        if self.schedule not in ("cosine", "constant"):
+            raise ConfigurationError(f"training.schedule must be cosine or constant, got {self.schedule!r}")
         if self.instructions not in ("canonical", "paraphrased", "declared"):
             raise ConfigurationError(
                 f"training.instructions must be canonical, paraphrased or declared, got {self.instructions!r}"
@@ -63,12 +84,21 @@ class TrainingOptions:
 
 
 def learning_rate_at(step: int, options: TrainingOptions) -> float:
-    """Linear warm-up, then a cosine: the learning rate of step `step` (from 0)."""
+    """Linear warm-up, then the schedule: the learning rate of step `step` (from 0)."""
     if step < options.warmup_steps:
         return options.learning_rate * (step + 1) / options.warmup_steps
+    if options.schedule == "constant":
+        return options.learning_rate
     progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
     floor = options.final_learning_rate
     return options.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def autocast_for(options: TrainingOptions, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which losses are computed."""
+    if options.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def limit_threads(threads: int) -> None:

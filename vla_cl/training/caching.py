@@ -1,0 +1,52 @@
+"""Whether and how a policy learns from cached features instead of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vla_cl.data import ObservationBatch, WindowDataset
+from vla_cl.data.features import cached_features
+from vla_cl.policies import Policy
+from vla_cl.training.options import TrainingOptions, autocast_for
+
+
+def caches_features(policy: Policy, options: TrainingOptions) -> bool:
+    """Whether anything can be computed beforehand. Not where the backbone is trained or cheap, and names no features;
+    where images are augmented (`policy.random_shift`); or where `options.cache_features` is off.
+    """
+    return options.cache_features and not policy.config.random_shift and bool(policy.backbone.fingerprint())
+
+
+def with_cached_features(policy: Policy, data: WindowDataset, options: TrainingOptions) -> WindowDataset:
+    """The windows with what the policy's frozen backbone makes of them, computed now unless it lies beside the file.
+
+    The windows as they are, where nothing can be computed beforehand.
+
+    Args:
+        policy: On its device.
+        data: A task's windows.
+        options: Under whose precision the features are computed, as they would be in the step.
+
+    Raises:
+        VlaClError: The disk is too small, or cannot be written.
+    """
+    if not caches_features(policy, options):
+        return data
+    backbone = policy.backbone
+    origin = {
+        "fingerprint": backbone.fingerprint(),
+        "cameras": list(policy.features.cameras),
+        "image_size": policy.features.image_size,
+        "layers": backbone.layers_wanted,
+        "precision": options.precision,
+    }
+    device = next(policy.parameters()).device
+
+    def perceive(observation: ObservationBatch) -> Mapping[str, Tensor]:
+        with torch.no_grad(), autocast_for(options, device):
+            return backbone.perceive(observation.to(device))
+
+    return data.with_features(cached_features(data, perceive, origin))
