@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def caches_features(policy: Policy, options: TrainingOptions) -> bool:
     """Whether anything can be computed beforehand. Not where the backbone is trained or cheap, and names no features;
     where images are augmented (`policy.random_shift`); or where `options.cache_features` is off.
     """
-    return options.cache_features and not policy.config.random_shift and bool(policy.backbone.fingerprint())
+    return _origin(policy, options) is not None
 
 
 def with_cached_features(policy: Policy, data: WindowDataset, options: TrainingOptions) -> WindowDataset:
@@ -33,20 +34,29 @@ def with_cached_features(policy: Policy, data: WindowDataset, options: TrainingO
     Raises:
         VlaClError: The disk is too small, or cannot be written.
     """
-    if not caches_features(policy, options):
+    origin = _origin(policy, options)
+    if origin is None:
         return data
-    backbone = policy.backbone
-    origin = {
-        "fingerprint": backbone.fingerprint(),
-        "cameras": list(policy.features.cameras),
-        "image_size": policy.features.image_size,
-        "layers": backbone.layers_wanted,
-        "precision": options.precision,
-    }
     device = next(policy.parameters()).device
 
     def perceive(observation: ObservationBatch) -> Mapping[str, Tensor]:
         with torch.no_grad(), autocast_for(options, device):
-            return backbone.perceive(observation.to(device))
+            return policy.backbone.perceive(observation.to(device))
 
     return data.with_features(cached_features(data, perceive, origin))
+
+
+def _origin(policy: Policy, options: TrainingOptions) -> dict[str, Any] | None:
+    """What features depend on beside the data; None where there are none."""
+    if not options.cache_features or policy.config.random_shift:
+        return None
+    fingerprint = policy.backbone.fingerprint()  # last: it may read all the weights
+    if not fingerprint:
+        return None
+    return {
+        "fingerprint": fingerprint,
+        "cameras": list(policy.features.cameras),
+        "image_size": policy.features.image_size,
+        "layers": policy.backbone.layers_wanted,
+        "precision": options.precision,
+    }
