@@ -6,26 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean, repeat_last
-from vla_cl.policies.networks import NETWORKS
+from vla_cl.policies.expert import ActionExpert
+from vla_cl.policies.expert_layer import ACTIVATIONS
+from vla_cl.policies.networks import NETWORKS, language_layers
 from vla_cl.policies.options import check_at_least, check_choice
+
+KIND = "head 'flow'"
 
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """Network and integration.
+    """Network and integration; from `attention` on, of the action expert alone.
 
     Args:
-        network: "mlp" (on the pooled context, fast) or "transformer" (cross-attends to context tokens).
-        width: Of its hidden layers.
-        layers: Residual blocks, or transformer layers.
-        heads: Of the transformer's attention.
+        network: "mlp" (on the pooled context, fast), "transformer" (cross-attends to context tokens) or "expert" (reads
+            a language model layer by layer, as in pi0 and SmolVLA; `ActionExpert`).
+        width: Of its hidden layers; even.
+        layers: Residual blocks, or transformer layers; an expert has as many as the language model.
+        heads: Of the transformer's attention; an expert has as many as the language model.
         steps: Euler steps of the sampler.
         spread: About the standard deviation of normalised actions; preconditions the network.
         noise_samples: Draws of (time, noise) for each context in a loss; the backbone runs once for all of them.
+        preconditioned: Whether the network is preconditioned as `FlowHead.velocity` says; else, as in pi0 and SmolVLA,
+            its output is the velocity.
+        attention: "joint" (pi0) or "interleaved" (SmolVLA).
+        action_mask: Which actions an action sees: "bidirectional" (pi0) or "causal" (SmolVLA).
+        state_token: Whether the expert takes in proprioception (pi0); False where the backbone does (SmolVLA).
+        width_ratio: Its width over the language model's (.5 in pi0, .75 in SmolVLA); 0 takes `width`.
+        mlp_ratio: Width inside its MLPs over its width (4 in pi0, 2.84 in SmolVLA).
+        activation: Of its MLPs, "gelu_tanh" (Gemma) or "silu" (Llama).
+        shortest_period: Of the embedding of the time, which runs from 0 to 1.
+        longest_period: Of that embedding.
     """
 
     network: str = "mlp"
@@ -35,13 +50,32 @@ class FlowOptions:
     steps: int = 10
     spread: float = 0.5
     noise_samples: int = 4
+    preconditioned: bool = True
+    attention: str = "joint"
+    action_mask: str = "bidirectional"
+    state_token: bool = True
+    width_ratio: float = 0.0
+    mlp_ratio: float = 4.0
+    activation: str = "gelu_tanh"
+    shortest_period: float = 4e-3
+    longest_period: float = 4.0
 
     def __post_init__(self) -> None:
-        kind = "head 'flow'"
-        check_choice(kind, "network", self.network, tuple(NETWORKS))
-        check_at_least(kind, self, {"width": 2, "layers": 1, "heads": 1, "steps": 1, "noise_samples": 1})
-        if not self.spread > 0:
-            raise ConfigurationError(f"option spread of {kind} must be positive, got {self.spread}")
+        check_choice(KIND, "network", self.network, (*NETWORKS, "expert"))
+        check_choice(KIND, "attention", self.attention, ("joint", "interleaved"))
+        check_choice(KIND, "action_mask", self.action_mask, ("bidirectional", "causal"))
+        check_choice(KIND, "activation", self.activation, ACTIVATIONS)
+        check_at_least(
+            KIND, self, {"width": 2, "layers": 1, "heads": 1, "steps": 1, "noise_samples": 1, "width_ratio": 0}
+        )
+        for name in ("spread", "mlp_ratio", "shortest_period"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"option {name} of {KIND} must be positive, got {getattr(self, name)}")
+        if self.width % 2:
+            raise ConfigurationError(f"option width of {KIND} must be even, got {self.width}")
+        if not self.longest_period > self.shortest_period:
+            periods = f"{self.shortest_period} to {self.longest_period}"
+            raise ConfigurationError(f"longest_period of {KIND} must be longer than shortest_period, got {periods}")
 
 
 @HEADS.decorator("flow")
@@ -59,15 +93,9 @@ class FlowHead(ActionHead):
         super().__init__()
         self.chunk, self.action_dim = chunk, action_dim
         self.steps, self.draws, self.spread = options.steps, options.noise_samples, options.spread
-        self.network = NETWORKS[options.network](
-            shape.width,
-            chunk,
-            action_dim,
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=True,
-        )
+        self.preconditioned = options.preconditioned
+        self.needs_layers = options.network == "expert"
+        self.network: Any = _network(options, shape, chunk, action_dim)
 
     def sample_noise(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """(B, draws * (1 + chunk * A)): the times of all draws, then their noise."""
@@ -107,11 +135,15 @@ class FlowHead(ActionHead):
     def velocity(self, prepared: Any, noisy: Tensor, times: Tensor) -> Tensor:
         """The velocity (B, draws, chunk, A), float32, at `noisy` of that shape and times (B, draws).
 
-        The network is preconditioned as in EDM (Karras et al., arXiv 2206.00364, section 5): it adds what the context
-        tells to the velocity that is best for actions of which only the spread s is known. With
-        D = t^2 + (1 - t)^2 s^2, the variance of x_t, that velocity is x_t (t - (1 - t) s^2) / D, what is left of the
-        target has variance s^2 / D, and at t = 1 it is the action alone, so that the context is learned at once.
+        Unless `preconditioned` is off, the network is preconditioned as in EDM (Karras et al., arXiv 2206.00364,
+        section 5): it adds what the context tells to the velocity that is best for actions of which only the spread s
+        is known. With D = t^2 + (1 - t)^2 s^2, the variance of x_t, that velocity is x_t (t - (1 - t) s^2) / D, what is
+        left of the target has variance s^2 / D, and at t = 1 it is the action alone, so that the context is learned at
+        once.
         """
+        if not self.preconditioned:
+            plain: Tensor = self.network(prepared, noisy, times).float()
+            return plain
         t, variance = times[:, :, None, None], self.spread**2
         total = t**2 + (1 - t) ** 2 * variance
         told = self.network(prepared, noisy * total.rsqrt(), times).float()
@@ -127,3 +159,30 @@ class FlowHead(ActionHead):
     def _stack(draws: Tensor) -> Tensor:
         """(B, draws, chunk, A) to (B, chunk, draws * A)."""
         return draws.transpose(1, 2).flatten(2)
+
+
+def _network(options: FlowOptions, shape: ContextShape, chunk: int, action_dim: int) -> nn.Module:
+    if options.network != "expert":
+        return NETWORKS[options.network](
+            shape.width,
+            chunk,
+            action_dim,
+            width=options.width,
+            layers=options.layers,
+            heads=options.heads,
+            timed=True,
+        )
+    layers = language_layers(KIND, options.network, shape)
+    return ActionExpert(
+        layers,
+        shape.agent_pos_dim,
+        chunk,
+        action_dim,
+        width=int(options.width_ratio * layers.width) // 2 * 2 or options.width,
+        mlp_ratio=options.mlp_ratio,
+        activation=options.activation,
+        attention=options.attention,
+        causal=options.action_mask == "causal",
+        state_token=options.state_token,
+        periods=(options.shortest_period, options.longest_period),
+    )

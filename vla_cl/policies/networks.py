@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.policies.base import Context
+from vla_cl.policies.base import Context, ContextShape, LayersShape
 from vla_cl.policies.layers import Memory, ResidualMLP, TransformerLayer, time_embedding, token, zeroed
 
 
@@ -95,3 +95,17 @@ class ChunkTransformer(nn.Module):
 
 
 NETWORKS: dict[str, type[ChunkMLP] | type[ChunkTransformer]] = {"mlp": ChunkMLP, "transformer": ChunkTransformer}
+
+
+def language_layers(kind: str, network: str, shape: ContextShape) -> LayersShape:
+    """The shape of the language model behind contexts, for a network that needs one.
+
+    Raises:
+        ConfigurationError: There is none, or its layers cannot be had.
+    """
+    if shape.layers is None:
+        raise ConfigurationError(
+            f"option network={network!r} of {kind} needs the layers of a language model, which this backbone does not "
+            "give; use backbone hf_vlm with proprioception 'prefix' or 'none', or another network"
+        )
+    return shape.layers
