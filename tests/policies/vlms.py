@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForImageTextToText,
     Idefics3Config,
@@ -17,6 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     SmolVLMConfig,
 )
+
+from tests.policies.conftest import make_policy
+from vla_cl.policies import Policy
 
 IMAGE, PATCH, WIDTH, VOCABULARY, IMAGE_TOKEN = 32, 8, 48, 320, 2
 TEXTS = ("close the window", "open the window", "turn the faucet", "pick up the red cube and place it in the bin")
@@ -105,6 +108,7 @@ def tokenizer(*, begins: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE of a few merges; one that `begins` puts <s> before every text, as Llama's and Gemma's do."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
     inner.train_from_iterator(
         TEXTS,
         trainers.BpeTrainer(
@@ -136,3 +140,30 @@ def save_vlm(folder: Path, family: str = "smolvlm", seed: int = 0) -> Path:
     make_model(family, seed).save_pretrained(folder)
     tokenizer(begins=family in ("paligemma", "llava")).save_pretrained(folder)
     return folder
+
+
+FolderOf = Callable[[str], Path]
+
+
+def saved_once(root: Path) -> FolderOf:
+    """Gives the folder of a family's model, which it saves when it is first asked."""
+
+    def folder(family: str) -> Path:
+        return root / family if (root / family).is_dir() else save_vlm(root / family, family)
+
+    return folder
+
+
+def policy_from(
+    folder: Path, *, layers_wanted: bool = False, cameras: list[str] | None = None, **options: Any
+) -> Policy:
+    """A policy over the model of a folder, under a small flow head that says something from the beginning."""
+    policy = make_policy(
+        backbone="hf_vlm",
+        backbone_options={"path": str(folder), "prompt_tokens": 24, **options},
+        head_options={"width": 32},
+        cameras=cameras,
+    )
+    policy.backbone.layers_wanted = layers_wanted
+    torch.nn.init.normal_(policy.head.network.output.weight, std=0.1)
+    return policy

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.files import write_json
@@ -93,7 +93,7 @@ def image_tokens(model: Any, pixels: Tensor) -> Tensor:
     them; here every image counts, so zeros become the next best number.
     """
     pixels = pixels.to(next(model.parameters()).dtype)
-    if _nested(model):
+    if model.config.model_type in ("smolvlm", "idefics3"):
         pixels = pixels.masked_fill(pixels == 0, 1e-30)[:, None]
     found = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
     return torch.stack(list(found)) if isinstance(found, list | tuple) else found
@@ -120,7 +120,3 @@ def count_image_tokens(model: Any, image_format: ImageFormat) -> int:
             "give SmolVLM2, Idefics3, PaliGemma, LLaVA or InternVL"
         ) from error
     return int(tokens.shape[1])
-
-
-def _nested(model: nn.Module) -> bool:
-    return model.config.model_type in ("smolvlm", "idefics3")  # type: ignore[union-attr]

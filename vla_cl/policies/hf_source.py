@@ -43,7 +43,6 @@ def model_folder(path: str, revision: str = "") -> Path:
         RevisionNotFoundError,
     )
 
-    download = f"on a machine with network, `hf download {path} --local-dir FOLDER`; then give that folder as path"
     try:
         with quiet():
             return Path(snapshot_download(path, revision=revision or None, allow_patterns=_WANTED))
@@ -58,7 +57,10 @@ def model_folder(path: str, revision: str = "") -> Path:
             f"the hub knows no model {path!r}, and there is no such folder; check the name, or `hf auth login` first"
         ) from error
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"model {path!r} cannot be fetched from the hub from here; {download}") from error
+        raise ConfigurationError(
+            f"model {path!r} cannot be fetched from the hub from here; run `hf download {path} --local-dir FOLDER` "
+            "on a machine with network and give that folder as path"
+        ) from error
 
 
 def read_config(folder: Path, layers: int = 0) -> Any:
@@ -126,7 +128,7 @@ def truncated(config: Any, layers: int) -> Any:
     return config
 
 
-def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
+def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
     """The model of a folder with its weights.
 
     Raises:
@@ -164,8 +166,10 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) ->
     return model
 
 
-def new_model(config: Any, dtype: torch.dtype, attention: str, *, initialised: bool = True) -> nn.Module:
-    """The model of a configuration, with random weights of torch's default generator, or whatever is cheapest."""
+def new_model(config: Any, dtype: torch.dtype, attention: str, *, initialised: bool = True) -> Any:
+    """The model of a configuration, with random weights of torch's default generator, or, where they are about to be
+    given, with any.
+    """
     from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 

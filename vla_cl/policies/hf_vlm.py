@@ -18,7 +18,6 @@ from vla_cl.files import write_text
 from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
 from vla_cl.policies.hf_architectures import ARCHITECTURES, instruction_tokenizer
 from vla_cl.policies.hf_decoder import (
-    ORDINARY,
     LanguageDecoder,
     Layers,
     checkpointed,
@@ -123,7 +122,7 @@ class HfVlmBackbone(Backbone):
         head = whole.get_output_embeddings()
         tied = head is None or head.weight is self.model.get_input_embeddings().weight
         self.lm_head: Any = None if tied else head
-        _still(self.model)
+        self.model.eval()
         self._freeze()
         self._parameters_there = len(list(self._language_and_vision()))
         if options.gradient_checkpointing:
@@ -141,9 +140,6 @@ class HfVlmBackbone(Backbone):
         layers = None if options.proprioception == "context" else self.language.shape
         tokens = self.prefix + (self.proprioception is not None)
         self.shape = ContextShape(width, features.agent_pos_dim, tokens, layers)
-        if options.gradient_checkpointing and layers is None and config.model_type not in ORDINARY:
-            # without keys and values of the layers nothing is lost: such a model serves heads that read tokens
-            self.language.checkpointing = True
 
     @classmethod
     def build(cls, options: Any, features: PolicyFeatures, files: Path | None = None) -> Backbone:
@@ -312,10 +308,3 @@ def _towers(model: Any) -> list[nn.Module]:
     """The vision tower, under the names that transformers' models give it."""
     names = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_encoder")
     return [getattr(model, name) for name in names if isinstance(getattr(model, name, None), nn.Module)]
-
-
-def _still(model: nn.Module) -> None:
-    """Take out all dropout; `HfVlmBackbone.train` keeps the model in evaluation mode, and this is the second lock."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
