@@ -165,5 +165,6 @@ def policy_from(
         cameras=cameras,
     )
     policy.backbone.layers_wanted = layers_wanted
-    torch.nn.init.normal_(policy.head.network.output.weight, std=0.1)
+    generator = torch.Generator().manual_seed(5)
+    torch.nn.init.normal_(policy.head.network.output.weight, std=0.1, generator=generator)
     return policy

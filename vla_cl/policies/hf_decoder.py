@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import Context, LayersShape
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
@@ -192,17 +195,35 @@ def outward_layers(layers: Layers) -> Layers:
     return tuple((outward(keys), outward(values)) for keys, values in layers)
 
 
+def enable_checkpointing(model: nn.Module) -> None:
+    """Let a model's layers be computed again in the backward pass of what is run under `checkpointed`.
+
+    Raises:
+        ConfigurationError: Its layers cannot.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigurationError(
+            f"{type(model).__name__} of transformers knows no gradient checkpointing; set gradient_checkpointing=false"
+        )
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        # nothing is random in them, so no generator's state need be kept
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """Let transformers checkpoint a model's layers: it does so in those that are in training mode. Only the layers
-    themselves are, not what is in them.
+    """Checkpoint a model's layers where that is enabled. transformers does so in layers that are in training mode; only
+    the layers themselves are, not what is in them.
     """
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    modes = [layer.training for layer in layers]
     for layer in layers:
         layer.training = True
     try:
         yield
     finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.training = mode
+        for layer in layers:
+            layer.training = False

@@ -21,6 +21,7 @@ from vla_cl.policies.hf_decoder import (
     LanguageDecoder,
     Layers,
     checkpointed,
+    enable_checkpointing,
     outward,
     outward_layers,
     positions_of,
@@ -126,7 +127,7 @@ class HfVlmBackbone(Backbone):
         self._freeze()
         self._parameters_there = len(list(self._language_and_vision()))
         if options.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(self.model)
         self.language = LanguageDecoder(self.model, self.lm_head, checkpointing=options.gradient_checkpointing)
 
         width = config.hidden_size
