@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean
-from vla_cl.policies.networks import NETWORKS
+from vla_cl.policies.networks import NETWORKS, language_layers
 from vla_cl.policies.options import check_at_least, check_choice
+from vla_cl.policies.parallel_decoding import SLOTS, ParallelDecoding
+
+KIND = "head 'regression'"
 
 
 @dataclass(frozen=True)
@@ -17,21 +21,26 @@ class RegressionOptions:
     """Network.
 
     Args:
-        network: "mlp" (on the pooled context, fast) or "transformer" (one slot an action, attending to context tokens).
+        network: "mlp" (on the pooled context, fast), "transformer" (one slot an action, attending to context tokens) or
+            "decoder" (a language model fills empty slots, as in OpenVLA-OFT; `ParallelDecoding`).
         width: Of its hidden layers.
-        layers: Residual blocks, or transformer layers.
+        layers: Residual blocks (2 in OpenVLA-OFT), or transformer layers.
         heads: Of the transformer's attention.
+        slots: Of "decoder": one for each "dimension" of an action (OpenVLA-OFT), or one for each "step".
+        learned_slots: Of "decoder": whether their embeddings are learned; zeros if not (OpenVLA-OFT).
     """
 
     network: str = "mlp"
     width: int = 256
     layers: int = 3
     heads: int = 4
+    slots: str = "dimension"
+    learned_slots: bool = False
 
     def __post_init__(self) -> None:
-        kind = "head 'regression'"
-        check_choice(kind, "network", self.network, tuple(NETWORKS))
-        check_at_least(kind, self, {"width": 2, "layers": 1, "heads": 1})
+        check_choice(KIND, "network", self.network, (*NETWORKS, "decoder"))
+        check_choice(KIND, "slots", self.slots, SLOTS)
+        check_at_least(KIND, self, {"width": 2, "layers": 1, "heads": 1})
 
 
 @HEADS.decorator("regression")
@@ -42,15 +51,8 @@ class RegressionHead(ActionHead):
 
     def __init__(self, options: RegressionOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
         super().__init__()
-        self.network = NETWORKS[options.network](
-            shape.width,
-            chunk,
-            action_dim,
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=False,
-        )
+        self.needs_layers = options.network == "decoder"
+        self.network: Any = _network(options, shape, chunk, action_dim)
 
     def sample_noise(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """(B, 0)."""
@@ -73,3 +75,25 @@ class RegressionHead(ActionHead):
     def sample(self, context: Context, initial_noise: Tensor) -> Tensor:
         """What `predict` says; the noise is not used."""
         return self.predict(context, initial_noise, initial_noise)
+
+
+def _network(options: RegressionOptions, shape: ContextShape, chunk: int, action_dim: int) -> nn.Module:
+    if options.network != "decoder":
+        return NETWORKS[options.network](
+            shape.width,
+            chunk,
+            action_dim,
+            width=options.width,
+            layers=options.layers,
+            heads=options.heads,
+            timed=False,
+        )
+    return ParallelDecoding(
+        language_layers(KIND, options.network, shape),
+        chunk,
+        action_dim,
+        width=options.width,
+        blocks=options.layers,
+        slots=options.slots,
+        learned=options.learned_slots,
+    )
