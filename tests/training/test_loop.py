@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from tests.strategies.conftest import make_dataset, make_policy
 from vla_cl.data import Batch, WindowDataset
-from vla_cl.errors import SimulationError
+from vla_cl.errors import DataFileError, SimulationError
 from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.strategies import Strategy, build_strategy
+from vla_cl.tasks import find_task
 from vla_cl.training import IntervalCheckpoints, TrainingOptions, TrainingRow, fit
 
 OPTIONS = TrainingOptions(steps=30, batch_size=16, warmup_steps=5, checkpoint_every=10, log_every=10)
@@ -128,6 +130,41 @@ def test_a_loss_that_is_not_finite_stops_with_the_way_out(data: WindowDataset) -
 
     with pytest.raises(SimulationError, match=r"the loss is nan .* lower training.learning_rate"):
         fit(make_policy(), data, Broken(None, 0), replace(OPTIONS, log_every=1), seed=0, stage=0)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 16])
+@pytest.mark.parametrize(("head", "strategy"), [("flow", "sequential"), ("regression", "ewc")])
+def test_a_batch_in_parts_is_the_batch(head: str, strategy: str, parts: int, data: WindowDataset) -> None:
+    found = []
+    for accumulate in (1, parts):
+        policy, rows = make_policy(head), []
+        learner = build_strategy(strategy, {"samples": 4} if strategy == "ewc" else {}, 0)
+        if strategy == "ewc":
+            learner.begin_task(find_task("push"), policy, data)
+            learner.end_task(find_task("push"), policy, data)
+        options = replace(OPTIONS, steps=8, log_every=1, accumulate=accumulate)
+        fit(policy, data, learner, options, seed=0, stage=0, on_row=rows.append)
+        found.append([(row.loss, row.imitation_loss, row.gradient_norm) for row in rows])
+    torch.testing.assert_close(torch.tensor(found[1]), torch.tensor(found[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupt_leaves_no_thread_behind(data: WindowDataset) -> None:
+    def stop(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_policy(), data, build_strategy("sequential", {}, 0), OPTIONS, seed=0, stage=0, on_step=stop)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_data_that_cannot_be_read_stops_with_what_the_reader_says(data: WindowDataset) -> None:
+    def fail(indices: object) -> Batch:
+        raise DataFileError("the file is gone")
+
+    data.batch = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(DataFileError, match="the file is gone"):
+        fit(make_policy(), data, build_strategy("sequential", {}, 0), OPTIONS, seed=0, stage=0)
 
 
 @pytest.mark.gpu

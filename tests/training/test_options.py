@@ -26,6 +26,16 @@ def test_cosine_has_its_closed_form_at_start_middle_and_end() -> None:
     assert learning_rate_at(110, options) == pytest.approx(0.2)
 
 
+def test_a_constant_schedule_stays_at_the_peak_after_the_warm_up() -> None:
+    options = TrainingOptions(steps=50, warmup_steps=10, learning_rate=2.0, schedule="constant")
+    assert [learning_rate_at(step, options) for step in range(8, 50)] == pytest.approx([1.8, *[2.0] * 41])
+
+
+def test_parts_of_a_batch_are_equal() -> None:
+    with pytest.raises(ConfigurationError, match=r"accumulate must divide training.batch_size=64, got 5"):
+        TrainingOptions(batch_size=64, accumulate=5)
+
+
 @given(step=st.integers(0, 10_000), warmup=st.integers(0, 200), floor=st.floats(0, 1))
 def test_rate_stays_between_zero_and_the_peak(step: int, warmup: int, floor: float) -> None:
     options = TrainingOptions(steps=500, warmup_steps=warmup, learning_rate=3.0, final_learning_rate=floor)
@@ -34,7 +44,17 @@ def test_rate_stays_between_zero_and_the_peak(step: int, warmup: int, floor: flo
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("steps", 0), ("batch_size", 0), ("clip", -1.0), ("ema", 1.0), ("precision", "float8")]
+    ("key", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", 0),
+        ("clip", -1.0),
+        ("ema", 1.0),
+        ("precision", "float8"),
+        ("schedule", "linear"),
+        ("accumulate", 0),
+        ("ema_power", -1.0),
+    ],
 )
 def test_unusable_values_are_named(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"training.{key}.*{value}"):
