@@ -155,9 +155,9 @@ def saved_once(root: Path) -> FolderOf:
 
 
 def policy_from(
-    folder: Path, *, layers_wanted: bool = False, cameras: list[str] | None = None, **options: Any
+    folder: Path | str, *, layers_wanted: bool = False, cameras: list[str] | None = None, **options: Any
 ) -> Policy:
-    """A policy over the model of a folder, under a small flow head that says something from the beginning."""
+    """A policy over the model of a folder or hub id, under a small flow head that says something from the beginning."""
     policy = make_policy(
         backbone="hf_vlm",
         backbone_options={"path": str(folder), "prompt_tokens": 24, **options},

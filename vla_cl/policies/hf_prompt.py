@@ -28,29 +28,20 @@ class Prompts:
         template: Text around `{instruction}`.
         length: T, of every prompt, padding included.
         vocabulary: Tokens that the language model knows.
-
-    Raises:
-        ConfigurationError: The tokenizer knows more tokens than the language model.
     """
 
     def __init__(self, tokenizer: Any, template: str, length: int, vocabulary: int) -> None:
-        self.tokenizer, self.template, self.length = tokenizer, template, length
+        self.tokenizer, self.template, self.length, self.vocabulary = tokenizer, template, length, vocabulary
         begin = tokenizer.bos_token_id
         self._begin = [begin] if begin is not None and tokenizer("a").input_ids[:1] == [begin] else []
-        self._padding = tokenizer.pad_token_id or 0
+        self._padding = 0  # whatever it is, nobody looks at it
         self._known: dict[str, list[int]] = {}
-        largest = max(self.encode("pick up the red cube"), default=0)
-        if max(largest, self._padding) >= vocabulary:
-            raise ConfigurationError(
-                f"the tokenizer writes token {max(largest, self._padding)}, the language model knows {vocabulary}; "
-                "give the tokenizer that the model was trained with"
-            )
 
     def encode(self, instruction: str) -> list[int]:
         """Token ids of a prompt, without padding.
 
         Raises:
-            ConfigurationError: They are more than `length`.
+            ConfigurationError: They are more than `length`, or the language model does not know one.
         """
         if instruction not in self._known:
             text = self.template.replace(PLACEHOLDER, instruction)
@@ -59,6 +50,11 @@ class Prompts:
                 raise ConfigurationError(
                     f"the prompt of instruction {instruction[:60]!r} has {len(ids)} tokens; "
                     f"set policy.backbone_options.prompt_tokens to at least {len(ids)}, not {self.length}"
+                )
+            if max(ids, default=0) >= self.vocabulary:
+                raise ConfigurationError(
+                    f"the tokenizer writes token {max(ids)}, the language model knows {self.vocabulary}; "
+                    "put the tokenizer into the folder that the model was trained with"
                 )
             self._known[instruction] = ids
         return self._known[instruction]

@@ -153,6 +153,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) ->
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
@@ -160,9 +161,12 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) ->
             f"the weights in {folder} are truncated, damaged or of another model ({first_line(error)}); "
             "download them again"
         ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigurationError(f"the weights in {folder} lack {missing[0]!r}; download them again")
+    wrong = sorted(report["missing_keys"]) or sorted(name for name, *_ in report["mismatched_keys"])
+    if wrong:
+        what = "lack" if report["missing_keys"] else "have another size of"
+        raise ConfigurationError(
+            f"the weights in {folder} {what} {wrong[0]!r}, against {CONFIG_FILE}; download both again"
+        )
     return model
 
 
@@ -185,7 +189,7 @@ def new_model(config: Any, dtype: torch.dtype, attention: str, *, initialised: b
 def first_line(error: BaseException) -> str:
     """An error's message, short enough to be part of one of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return lines[0].split(". ")[0][:200]
 
 
 @contextmanager
