@@ -1,24 +1,105 @@
-"""Roll out a checkpoint on its own: of a finished run, of a run in progress, or a policy that somebody saved."""
+"""A checkpoint on its own, of a run or of a policy that somebody saved: load it, roll it out here or from a server."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vla_cl import __version__
 from vla_cl.config import observation_for
-from vla_cl.envs import EnvironmentPool, RenderingOptions
+from vla_cl.envs import EnvironmentPool, ObservationOptions, RenderingOptions
 from vla_cl.envs.assets import use_asset_roots
-from vla_cl.errors import CheckpointError, ConfigurationError
-from vla_cl.evaluation import EpisodeRow, EvaluationOptions, PolicyController, check_task, rollout
+from vla_cl.errors import CheckpointError, ConfigurationError, UnknownNameError
+from vla_cl.evaluation import (
+    Controller,
+    EpisodeRow,
+    EvaluationOptions,
+    PolicyController,
+    RemoteController,
+    ServedPolicy,
+    check_task,
+    rollout,
+)
+from vla_cl.files import file_checksum
 from vla_cl.policies import Policy
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import Strategy, build_strategy
 from vla_cl.tasks import Task, get_suite
 from vla_cl.training import limit_threads, load_tree, resolve_device
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint, ready to act.
+
+    Args:
+        folder: Where it lies.
+        config: Configuration of the run that it belongs to; {} outside of a run.
+        policy: On its device.
+        controller: The policy, with the strategy's choice of adapters.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    policy: Policy
+    controller: PolicyController
+
+    @property
+    def stage(self) -> int:
+        """Index of the last learned task; 0 outside of a run."""
+        return int(self.folder.name.removeprefix("stage_")) if self.config else 0
+
+    @property
+    def rendering(self) -> RenderingOptions:
+        """How the images were drawn that it learned from."""
+        return RenderingOptions(**self.config.get("rendering", {}))
+
+    def served(self) -> ServedPolicy:
+        """What a server says of it."""
+        config = self.policy.config
+        return ServedPolicy(
+            version=__version__,
+            policy=config.name,
+            fingerprint=_fingerprint(self.folder),
+            features=self.policy.features,
+            chunk=config.chunk,
+            execute=config.execute,
+            lookback=config.lookback,
+            temporal_ensemble=config.temporal_ensemble,
+            stage=self.stage,
+            suite=self.config.get("suite", ""),
+            tasks=tuple(task.name for task in _tasks(self.config, None, None)) if self.config else (),
+            rendering=self.rendering,
+        )
+
+
+def load_checkpoint(folder: Path, *, device: str = "auto", plugins: Sequence[str] = ()) -> LoadedCheckpoint:
+    """Read a checkpoint, with the plug-ins that its run loaded.
+
+    Args:
+        folder: A run's folder (its last checkpoint), a checkpoint's folder, or what `Policy.save_pretrained` wrote.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        plugins: More modules or files that register what is needed.
+
+    Raises:
+        CheckpointError: There is no complete checkpoint in `folder`.
+        ConfigurationError: The device is absent, or a plug-in fails.
+    """
+    checkpoint = _latest_checkpoint(Path(folder))
+    config = _run_config(checkpoint)
+    limit_threads(config.get("threads", 1))
+    load_plugins([*config.get("plugins", ()), *plugins])
+    use_asset_roots(_present(config.get("assets", {})), keep_environment=True)
+    place = resolve_device(device)
+    policy = Policy.from_pretrained(checkpoint).to(place).eval()
+    strategy = _strategy(checkpoint, config)
+    controller = PolicyController(policy, strategy.route if strategy else None, place)
+    return LoadedCheckpoint(checkpoint, config, policy, controller)
 
 
 def evaluate_checkpoint(
@@ -53,42 +134,116 @@ def evaluate_checkpoint(
         CheckpointError: There is no complete checkpoint in `folder`.
         ConfigurationError: No suite is given and none is known, a task is not in it, or cannot be evaluated like this.
     """
-    checkpoint = _latest_checkpoint(Path(folder))
-    config = _run_config(checkpoint)
-    limit_threads(config.get("threads", 1))
-    load_plugins([*config.get("plugins", ()), *plugins])
-    use_asset_roots(_present(config.get("assets", {})), keep_environment=True)
-    policy = Policy.from_pretrained(checkpoint).to(resolve_device(device)).eval()
-    strategy = _strategy(checkpoint, config)
-    stage = int(checkpoint.name.removeprefix("stage_")) if config else 0
-    chosen = _tasks(config, suite, tasks)
-    for task in chosen:
+    loaded = load_checkpoint(folder, device=device, plugins=plugins)
+    return _evaluate(
+        loaded.controller,
+        _tasks(loaded.config, suite, tasks),
+        stage=loaded.stage,
+        options=options,
+        observation=observation_for(loaded.policy.config),
+        rendering=_drawn(loaded.rendering, rendering),
+        seed=seed,
+        plugins=plugins,
+        video_folder=video_folder,
+    )
+
+
+def evaluate_server(
+    address: str,
+    *,
+    token: str | None = None,
+    suite: str | None = None,
+    tasks: Sequence[str] | None = None,
+    options: EvaluationOptions,
+    seed: int = 0,
+    rendering: str | None = None,
+    plugins: Sequence[str] = (),
+    video_folder: Path | None = None,
+) -> list[EpisodeRow]:
+    """Success of the policy that `vla-cl serve` serves: the rows of `evaluate_checkpoint` on the server's machine.
+
+    Simulators run here. Plug-ins are not fetched from the server: what the tasks need is named in `plugins`.
+
+    Args:
+        address: "ws://host:port".
+        token: What the server wants to be shown, if it wants something.
+        suite, tasks, options, seed, rendering, plugins, video_folder: As of `evaluate_checkpoint`.
+
+    Raises:
+        ServerError: There is no such server, or it went away and stayed away.
+        ConfigurationError: As of `evaluate_checkpoint`, or a task lacks a camera that the policy sees.
+    """
+    load_plugins(plugins)
+    with RemoteController(address, token=token) as controller:
+        served = controller.served
+        if suite is None and not served.suite:
+            raise ConfigurationError("the served checkpoint is not part of a run; say which tasks with --suite NAME")
+        names = tasks or (None if suite else served.tasks)
+        return _evaluate(
+            controller,
+            _tasks({}, suite or served.suite, names),
+            stage=served.stage,
+            options=options,
+            observation=controller.observation,
+            rendering=_drawn(served.rendering, rendering),
+            seed=seed,
+            plugins=plugins,
+            video_folder=video_folder,
+        )
+
+
+def _evaluate(
+    controller: Controller,
+    tasks: Sequence[Task],
+    *,
+    stage: int,
+    options: EvaluationOptions,
+    observation: ObservationOptions,
+    rendering: RenderingOptions,
+    seed: int,
+    plugins: Sequence[str],
+    video_folder: Path | None,
+) -> list[EpisodeRow]:
+    """The rows of all tasks, which are checked before anything is simulated."""
+    for task in tasks:
         check_task(task, options, plugins)
-    drawn = RenderingOptions(**config.get("rendering", {}))
-    if rendering is not None:
-        drawn = replace(drawn, backend=rendering)
     rows: list[EpisodeRow] = []
     with (
         EnvironmentPool(options.processes) as pool,
-        progress_bar(f"evaluating {len(chosen)} tasks", len(chosen) * options.episodes) as advance,
+        progress_bar(f"evaluating {len(tasks)} tasks", len(tasks) * options.episodes) as advance,
     ):
         counter = Counter(advance)
-        controller = PolicyController(policy, strategy.route if strategy else None, resolve_device(device))
-        for task in chosen:
-            rows += rollout(
-                controller,
-                task,
-                stage=stage,
-                options=options,
-                observation=observation_for(policy.config),
-                rendering=drawn,
-                pool=pool,
-                seed=seed,
-                plugins=plugins,
-                video_folder=video_folder,
-                progress=counter,
-            )
+        for task in tasks:
+            try:
+                rows += rollout(
+                    controller,
+                    task,
+                    stage=stage,
+                    options=options,
+                    observation=observation,
+                    rendering=rendering,
+                    pool=pool,
+                    seed=seed,
+                    plugins=plugins,
+                    video_folder=video_folder,
+                    progress=counter,
+                )
+            except UnknownNameError as error:
+                if error.kind != "camera":
+                    raise
+                raise ConfigurationError(f"the policy needs a camera that task {task.name!r} lacks: {error}") from error
     return rows
+
+
+def _drawn(learned_from: RenderingOptions, backend: str | None) -> RenderingOptions:
+    return learned_from if backend is None else replace(learned_from, backend=backend)
+
+
+def _fingerprint(checkpoint: Path) -> str:
+    """Names what a checkpoint's folder holds: policy and, in a run, strategy."""
+    files = sorted([*checkpoint.glob("*.json"), *checkpoint.glob("*.safetensors")])
+    told = "\n".join(f"{path.name} {file_checksum(path)}" for path in files)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _present(roots: dict[str, str]) -> dict[str, str]:

@@ -61,3 +61,7 @@ class RenderingError(VlaClError):
 
 class SimulationError(VlaClError):
     """The simulator, or a process that ran it, failed."""
+
+
+class ServerError(VlaClError):
+    """A policy server that is not there, is none, refuses a query or went away; or a message that breaks the protocol."""

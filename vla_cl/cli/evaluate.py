@@ -1,14 +1,17 @@
-"""`vla-cl evaluate`: success rates of a checkpoint, with intervals."""
+"""`vla-cl evaluate`: success rates of a checkpoint, or of a served policy, with intervals."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vla_cl.cli.output import JsonOption, PluginOption, print_json, print_table
+from vla_cl.cli.serve import TokenOption
 from vla_cl.cli.values import arguments_of
+from vla_cl.errors import ConfigurationError
 from vla_cl.registry import load_plugins
 
 if TYPE_CHECKING:
@@ -18,7 +21,13 @@ DEFAULT_EPISODES = 50
 
 
 def evaluate(
-    checkpoint: Path = typer.Argument(..., help="A run's folder (its last checkpoint), or a checkpoint's folder."),
+    checkpoint: Path | None = typer.Argument(
+        None, help="A run's folder (its last checkpoint), or a checkpoint's folder.", show_default=False
+    ),
+    server: str | None = typer.Option(
+        None, "--server", metavar="ADDRESS", help="In place of a checkpoint: where vla-cl serve serves one."
+    ),
+    token: str | None = TokenOption,
     suite: str | None = typer.Option(None, "--suite", help="Tasks to try (default: those that the run learned)."),
     task: list[str] | None = typer.Option(None, "--task", help="Only this task; repeatable."),
     protocol: str = typer.Option("default", "--protocol", help="A published way to evaluate: libero or libero_vla."),
@@ -59,9 +68,15 @@ def evaluate(
     vla-cl evaluate runs/NAME/checkpoints/stage_02 --suite cw10 --task hammer --videos films
 
     vla-cl evaluate runs/NAME --suite libero_spatial --protocol libero_vla
+
+    vla-cl evaluate --server ws://127.0.0.1:8765 --suite mw5
     """
+    if (checkpoint is None) == (server is None):
+        raise ConfigurationError("evaluate takes either a checkpoint or --server ADDRESS")
+    if server is not None and device != "auto":
+        raise ConfigurationError("--device is the server's business; give it to vla-cl serve")
     load_plugins(plugin or [])
-    from vla_cl.checkpoint import evaluate_checkpoint
+    from vla_cl.checkpoint import evaluate_checkpoint, evaluate_server
     from vla_cl.config import protocol_options
     from vla_cl.evaluation import write_rows
 
@@ -75,13 +90,16 @@ def evaluate(
         processes=processes,
     )
 
-    rows = evaluate_checkpoint(
-        checkpoint,
+    if server is not None:
+        evaluated = partial(evaluate_server, server, token=token)
+    else:
+        assert checkpoint is not None
+        evaluated = partial(evaluate_checkpoint, checkpoint, device=device)
+    rows = evaluated(
         suite=suite,
         tasks=task or None,
         options=options,
         seed=seed,
-        device=device,
         rendering=rendering,
         plugins=tuple(plugin or []),
         video_folder=videos,

@@ -19,7 +19,7 @@ from typing import Any
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, tasks
+from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, serve, tasks
 from vla_cl.errors import VlaClError
 
 _MOMENT = 0.05  # seconds
@@ -37,7 +37,7 @@ app = typer.Typer(
     "or [bold]vla-cl doctor[/bold] when something does not work.",
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Experiments": (run.run, collect.collect, evaluate.evaluate, report.report),
+    "Experiments": (run.run, collect.collect, evaluate.evaluate, serve.serve, report.report),
     "What there is": (listings.suites, listings.policies, listings.strategies),
     "This machine": (doctor.doctor,),
 }

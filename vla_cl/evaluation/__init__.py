@@ -21,8 +21,11 @@ from vla_cl.evaluation.metrics import (
 )
 from vla_cl.evaluation.options import EvaluationOptions
 from vla_cl.evaluation.protocol import evaluate_stage, tasks_at_stage
+from vla_cl.evaluation.remote import RemoteController
 from vla_cl.evaluation.rollout import check_task, rollout
 from vla_cl.evaluation.rows import EpisodeRow, read_rows, write_rows
+from vla_cl.evaluation.served import ServedPolicy
+from vla_cl.evaluation.serving import PolicyServer
 from vla_cl.evaluation.statistics import (
     bootstrap_interval,
     interquartile_mean,
@@ -37,6 +40,9 @@ __all__ = [
     "EpisodeRow",
     "EvaluationOptions",
     "PolicyController",
+    "PolicyServer",
+    "RemoteController",
+    "ServedPolicy",
     "backward_transfer",
     "bootstrap_interval",
     "check_task",
