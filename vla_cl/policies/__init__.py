@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_cl.policies import compact, fast, flow, gmm, hf_vlm, lowdim, regression, tokens  # noqa: F401  register the built-in parts
+from vla_cl.policies import act, compact, diffusion, fast, flow, gmm, hf_vlm, lowdim, regression, tokens, vqbet  # noqa: F401  register the built-in parts
 from vla_cl.policies.base import (
     BACKBONES,
     HEADS,
