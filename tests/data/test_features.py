@@ -73,6 +73,17 @@ def test_batches_hold_exactly_what_was_computed_and_no_pixels(
                 assert torch.equal(after.features[name], expected)
 
 
+def test_rounded_features_come_back_in_their_own_type(copied: Path) -> None:
+    data = WindowDataset(copied, 4)
+    exact = cached_features(data, perceive, ORIGIN)
+    rounded = cached_features(data, perceive, ORIGIN, rounded=True)
+    assert rounded.folder != exact.folder
+    one, two = exact.read(np.arange(17)), rounded.read(np.arange(17))
+    assert torch.equal(two["means"], one["means"].bfloat16().float())
+    assert all(torch.equal(one[name], two[name]) for name in ("rough", "bright", "words"))
+    assert exact.row_bytes - rounded.row_bytes == 2 * 6
+
+
 def test_features_are_computed_once_for_one_key(copied: Path) -> None:
     calls: list[int] = []
     data = WindowDataset(copied, 4)
@@ -125,11 +136,16 @@ def swap(folder: Path) -> None:
     (folder / "features.json").write_text(json.dumps(meta))
 
 
+def rename(folder: Path) -> None:
+    path = folder / "features.json"
+    path.write_text(path.read_text().replace('"float32"', '"__class__"', 1))
+
+
 def remove(folder: Path) -> None:
     (folder / "1.bin").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, garble, swap, remove])
+@pytest.mark.parametrize("damage", [cut, garble, swap, rename, remove])
 def test_damaged_features_are_said_and_computed_again(
     damage: Callable[[Path], None], copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

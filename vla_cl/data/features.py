@@ -49,16 +49,19 @@ logger = logging.getLogger(__name__)
 
 
 class Layout(NamedTuple):
-    """One tensor of a cache: its name, its type as torch calls it ("bfloat16"), and the shape of a row."""
+    """One tensor of a cache: its name, its type as torch calls it ("float32"), the type of the numbers on disk, to
+    which it is rounded, and the shape of a row.
+    """
 
     name: str
     dtype: str
+    stored: str
     shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int:
-        """What a row weighs."""
-        return int(np.dtype(_STORED[self.dtype]).itemsize * np.prod(self.shape, dtype=np.int64))
+        """What a row weighs on disk."""
+        return int(np.dtype(_STORED[self.stored]).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 class FeatureCache:
@@ -89,7 +92,7 @@ class FeatureCache:
             if (meta["format"], meta["version"]) != (FORMAT, FORMAT_VERSION):
                 raise ValueError(f"format {meta['format']!r} {meta['version']!r}")
             self.rows = int(meta["rows"])
-            self.layout = tuple(Layout(str(name), dtype, tuple(shape)) for name, dtype, shape in meta["tensors"])
+            self.layout = tuple(_described(*each) for each in meta["tensors"])
             self._columns = [self._column(index, each) for index, each in enumerate(self.layout)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataFileError(f"the cached features in {self.folder} are damaged ({error}); delete them") from error
@@ -99,7 +102,7 @@ class FeatureCache:
         if path.stat().st_size != self.rows * tensor.row_bytes:
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {self.rows * tensor.row_bytes}")
         start = np.zeros(1, np.int64)
-        return FileColumn(path, start, start, tensor.shape, np.dtype(_STORED[tensor.dtype]))
+        return FileColumn(path, start, start, tensor.shape, np.dtype(_STORED[tensor.stored]))
 
     def read(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """Rows (n,) in any order, repetitions allowed: tensors (n, ...) by name.
@@ -114,7 +117,7 @@ class FeatureCache:
         except DataFileError as error:
             raise DataFileError(f"the cached features in {self.folder} are cut short; delete them") from error
         return {
-            each.name: value.view(torch.bfloat16) if each.dtype == "bfloat16" else value
+            each.name: value.view(getattr(torch, each.stored)).to(getattr(torch, each.dtype))
             for each, value in zip(self.layout, values, strict=True)
         }
 
@@ -124,13 +127,24 @@ class FeatureCache:
         return sum(each.row_bytes for each in self.layout)
 
 
+def _described(name: str, dtype: str, stored: str, shape: list[int]) -> Layout:
+    if dtype not in _STORED:
+        raise ValueError(f"type {dtype!r}")
+    return Layout(str(name), dtype, stored, tuple(shape))
+
+
 def features_folder(path: Path) -> Path:
     """The folder of all caches of a demonstration file."""
     return path.with_name(f"{path.name}.features")
 
 
 def cached_features(
-    data: WindowDataset, perceive: Perceive, origin: Mapping[str, Any], *, batch_size: int = 32
+    data: WindowDataset,
+    perceive: Perceive,
+    origin: Mapping[str, Any],
+    *,
+    rounded: bool = False,
+    batch_size: int = 32,
 ) -> FeatureCache:
     """The features of every step of a dataset: those on disk, or computed now. Processes that ask at once compute once.
 
@@ -140,13 +154,14 @@ def cached_features(
         data: Whose steps; with all the cameras that `perceive` looks at.
         perceive: Computes them.
         origin: Everything else that the values depend on, as JSON: the backbone's fingerprint, the precision.
+        rounded: Whether float32 numbers are kept as bfloat16, in half the space; they come back as float32.
         batch_size: Steps that are computed at a time.
 
     Raises:
         ConfigurationError: `perceive` returns something that cannot be kept.
         VlaClError: The disk is too small, or cannot be written.
     """
-    request = {"version": FORMAT_VERSION, "origin": dict(origin), **data.content()}
+    request = {"version": FORMAT_VERSION, "origin": dict(origin), "rounded": rounded, **data.content()}
     key = hashlib.sha256(canonical_json(request).encode()).hexdigest()[:_KEY_DIGITS]
     cache = _opened(data, key)
     if cache is not None:
@@ -157,7 +172,7 @@ def cached_features(
             shutil.rmtree(leftover, ignore_errors=True)
         cache = _opened(data, key)
         if cache is None:
-            _compute(data, perceive, home / key, request, batch_size)
+            _compute(data, perceive, home / key, request, rounded, batch_size)
             cache = FeatureCache(data.path, key)
     return cache
 
@@ -177,7 +192,7 @@ def _opened(data: WindowDataset, key: str) -> FeatureCache | None:
 
 
 def _compute(
-    data: WindowDataset, perceive: Perceive, folder: Path, request: Mapping[str, Any], batch_size: int
+    data: WindowDataset, perceive: Perceive, folder: Path, request: Mapping[str, Any], rounded: bool, batch_size: int
 ) -> None:
     layout: tuple[Layout, ...] | None = None
     try:
@@ -186,7 +201,7 @@ def _compute(
                 for start in range(0, len(data), batch_size):
                     rows = np.arange(start, min(start + batch_size, len(data)))
                     tensors = {name: each.detach().cpu() for name, each in perceive(data.observations(rows)).items()}
-                    found = _layout(tensors, len(rows))
+                    found = _layout(tensors, len(rows), rounded)
                     if layout is None:
                         layout = found
                         _check_space(folder, layout, len(data))
@@ -199,7 +214,7 @@ def _compute(
                             f"{_shapes(layout)} and then {_shapes(found)}; {OPTION}"
                         )
                     for output, each in zip(outputs, layout, strict=True):
-                        output.write(_bytes(tensors[each.name]))
+                        output.write(_bytes(tensors[each.name], each.stored))
                     advance(int(rows[-1]) + 1)
             meta = {
                 "format": FORMAT,
@@ -218,7 +233,7 @@ def _compute(
     logger.info("features of %s: %d steps, %.1f MB in %s", data.task, len(data), weight / 1e6, folder)
 
 
-def _layout(tensors: Mapping[str, Tensor], rows: int) -> tuple[Layout, ...]:
+def _layout(tensors: Mapping[str, Tensor], rows: int, rounded: bool) -> tuple[Layout, ...]:
     layout = []
     for name, tensor in tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -226,7 +241,8 @@ def _layout(tensors: Mapping[str, Tensor], rows: int) -> tuple[Layout, ...]:
             raise ConfigurationError(
                 f"feature {name!r} cannot be cached: it is {dtype} of shape {tuple(tensor.shape)} for {rows} steps"
             )
-        layout.append(Layout(name, dtype, tuple(tensor.shape[1:])))
+        stored = "bfloat16" if rounded and dtype == "float32" else dtype
+        layout.append(Layout(name, dtype, stored, tuple(tensor.shape[1:])))
     if not layout:
         raise ConfigurationError("the backbone names features, but computes none")
     return tuple(layout)
@@ -236,11 +252,13 @@ def _shapes(layout: tuple[Layout, ...]) -> str:
     return ", ".join(f"{each.name} {each.shape}" for each in layout)
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def _bytes(tensor: Tensor, stored: str) -> memoryview:
     import torch
 
-    bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    return memoryview(np.ascontiguousarray(bits.numpy()).reshape(-1).view(np.uint8))
+    rounded = tensor.contiguous().to(getattr(torch, stored))
+    bits = rounded.view(torch.int16) if stored == "bfloat16" else rounded
+    values: memoryview = np.ascontiguousarray(bits.numpy()).reshape(-1).view(np.uint8).data
+    return values
 
 
 def _check_space(folder: Path, layout: tuple[Layout, ...], rows: int) -> None:

@@ -29,7 +29,7 @@ def with_cached_features(policy: Policy, data: WindowDataset, options: TrainingO
     Args:
         policy: On its device.
         data: A task's windows.
-        options: Under whose precision the features are computed, as they would be in the step.
+        options: Under whose precision the features are computed, as they would be in the step, and kept.
 
     Raises:
         VlaClError: The disk is too small, or cannot be written.
@@ -43,7 +43,7 @@ def with_cached_features(policy: Policy, data: WindowDataset, options: TrainingO
         with torch.no_grad(), autocast_for(options, device):
             return policy.backbone.perceive(observation.to(device))
 
-    return data.with_features(cached_features(data, perceive, origin))
+    return data.with_features(cached_features(data, perceive, origin, rounded=options.precision == "bfloat16"))
 
 
 def _origin(policy: Policy, options: TrainingOptions) -> dict[str, Any] | None:
