@@ -37,7 +37,7 @@ from vla_cl.evaluation import EvaluationOptions
 from vla_cl.policies import PolicyConfig
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import STRATEGIES
-from vla_cl.tasks import get_suite
+from vla_cl.tasks import Task, get_suite
 from vla_cl.training import TrainingOptions
 
 _LABEL_LENGTH = 60
@@ -147,6 +147,22 @@ def observation_for(policy: PolicyConfig) -> ObservationOptions:
         image_size=policy.image_size,
         privileged=policy.privileged,
     )
+
+
+def check_chunk(config: ExperimentConfig, sequence: Sequence[Task]) -> None:
+    """See that no task is over before one chunk of the policy's actions is.
+
+    Raises:
+        ConfigurationError: A task's horizon is shorter than that.
+    """
+    ahead = config.policy.chunk - config.policy.lookback
+    for task in sequence:
+        horizon = config.evaluation.horizon or task.horizon
+        if ahead > horizon:
+            raise ConfigurationError(
+                f"policy.chunk={config.policy.chunk} is longer than task {task.name!r}, whose horizon is {horizon} "
+                f"control steps; lower policy.chunk (and policy.execute) to {horizon + config.policy.lookback} at most"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vla_cl.config import ExperimentConfig, to_dict
+from vla_cl.config import ExperimentConfig, check_chunk, to_dict
 from vla_cl.data import (
     Statistics,
     WindowDataset,
@@ -60,6 +60,7 @@ def run_experiment(config: ExperimentConfig) -> Path:
     use_asset_roots(config.assets)
     suite = get_suite(config.suite)
     sequence = suite.sequence(config.order, config.length)
+    check_chunk(config, sequence)
     given = given_demonstrations(Path(config.dataset), sequence) if config.dataset is not None else {}
     run = RunFolder(config.folder)
     if not run.path.exists():

@@ -40,6 +40,14 @@ def test_a_truncated_demonstration_file_is_named(vla_cl: VlaCl, tmp_path: Path, 
     assert "window-close" in line and ".hdf5" in line
 
 
+def test_a_chunk_longer_than_the_horizon_is_refused_before_anything_is_done(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    line = one_line(vla_cl(*arguments(tmp_path, demonstrations, "policy.chunk=500", "policy.execute=4")))
+    assert "policy.chunk=500 is longer than task 'window-close', whose horizon is 200 control steps" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_of_another_policy_is_refused(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
     for name, more in (("first", ()), ("second", ("policy.head=regression",))):
         assert vla_cl(*arguments(tmp_path / name, demonstrations, *more)).returncode == 0

@@ -80,6 +80,7 @@ def _check(config: ExperimentConfig) -> None:
         VlaClError: The suite, the order, the length, the protocol, the data set, the device, the policy's parts, the
             strategy or one of their options cannot be used.
     """
+    from vla_cl.config import check_chunk
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
@@ -91,6 +92,7 @@ def _check(config: ExperimentConfig) -> None:
 
     use_asset_roots(config.assets)
     sequence = get_suite(config.suite).sequence(config.order, config.length)
+    check_chunk(config, sequence)
     for task in sequence:
         check_task(task, config.evaluation, config.plugins)
         task.instructions(config.training.instructions)
