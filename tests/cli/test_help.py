@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl import __version__
 
-WORK = ["run", "collect", "data", "evaluate", "report"]
+WORK = ["run", "collect", "data", "evaluate", "serve", "report"]
 COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "assets", "doctor"]
 
 

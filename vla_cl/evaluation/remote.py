@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
@@ -66,7 +67,8 @@ class RemoteController(Controller):
         self._bearer = bearer(token)
         self._timeout, self._retries, self._pause = timeout, retries, pause
         self._connection: ClientConnection | None = None
-        self._connection, self.served = self._call()
+        self._leave = ExitStack()
+        self.served = self._call()
         self.execute = self.served.execute
         self.history = self.served.features.history
         self.temporal_ensemble = self.served.temporal_ensemble
@@ -103,9 +105,8 @@ class RemoteController(Controller):
 
     def close(self) -> None:
         """Leave the server; a later query comes back to it."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection = None
+        self._leave.close()
 
     def __enter__(self) -> RemoteController:
         return self
@@ -122,10 +123,9 @@ class RemoteController(Controller):
             if attempt:
                 time.sleep(self._pause * 2 ** (attempt - 1))
             try:
-                if self._connection is None:
-                    self._connection = self._call_again()
-                self._connection.send(packed)
-                return unpack(self._connection.recv())
+                connection = self._connection or self._call_again()
+                connection.send(packed)
+                return unpack(connection.recv())
             except (ConnectionClosed, OSError, _UnreachableError) as error:
                 if lost is None:
                     logger.warning("lost the policy server at %s; trying to reach it again", self.address)
@@ -140,27 +140,28 @@ class RemoteController(Controller):
         ) from lost
 
     def _call_again(self) -> ClientConnection:
-        connection, served = self._call()
-        if served != self.served:
-            connection.close()
+        if self._call() != self.served:
             raise ServerError(f"the server at {self.address} serves another policy than before; start again")
-        return connection
+        assert self._connection is not None
+        return self._connection
 
-    def _call(self) -> tuple[ClientConnection, ServedPolicy]:
-        """A new connection, and what the server says of itself."""
-        connection = self._connect()
-        try:
-            return connection, read_welcome(unpack(connection.recv(self._timeout)))
-        except (TimeoutError, ConnectionClosed) as error:
-            connection.close()
-            raise _UnreachableError(f"the server at {self.address} did not say what it is") from error
-        except ServerError as error:
-            connection.close()
-            raise ServerError(f"cannot use the server at {self.address}: {error}") from error
+    def _call(self) -> ServedPolicy:
+        """Connect, and listen to what the server says of itself."""
+        with ExitStack() as stack:
+            connection = self._connect(stack)
+            try:
+                served = read_welcome(unpack(connection.recv(self._timeout)))
+            except (TimeoutError, ConnectionClosed) as error:
+                raise _UnreachableError(f"the server at {self.address} did not say what it is") from error
+            except ServerError as error:
+                raise ServerError(f"cannot use the server at {self.address}: {error}") from error
+            self._connection, self._leave = connection, stack.pop_all()
+        return served
 
-    def _connect(self) -> ClientConnection:
+    def _connect(self, stack: ExitStack) -> ClientConnection:
+        """A connection that ends with the stack."""
         try:
-            return connect(
+            opening = connect(
                 self.address,
                 additional_headers={} if self._bearer is None else {"Authorization": self._bearer},
                 compression=None,
@@ -169,6 +170,7 @@ class RemoteController(Controller):
                 close_timeout=1.0,
                 max_size=MAX_MESSAGE,
             )
+            return stack.enter_context(opening)
         except (InvalidURI, ValueError) as error:  # a port out of range is a plain ValueError
             raise ConfigurationError(f"a server's address reads like ws://host:8765, got {self.address!r}") from error
         except InvalidStatus as error:
