@@ -153,3 +153,16 @@ def test_rotary_turns_unrotated_keys_into_the_cached_ones(folder_of: FolderOf) -
     cos, sin = cosines[:, None, :, :4], sines[:, None, :, :4]
     expected = torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
     torch.testing.assert_close(context.layers[0][0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_language_model_of_another_build_gives_tokens_but_no_layers(folder_of: FolderOf) -> None:
+    """Gemma 2 caps its scores, so that a head cannot attend as it does; its logits are still its own."""
+    folder = folder_of("paligemma2")
+    policy = policy_from(folder, attn_implementation="eager")
+    assert policy.backbone.shape.layers is None
+    context = policy.context(make_batch(2).observation)
+    assert context.decoder is not None
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    expected = 30 * torch.tanh(model.lm_head(context.tokens) / 30)
+    assert model.config.text_config.final_logit_softcapping == 30
+    torch.testing.assert_close(context.decoder.logits(context.tokens), expected, atol=1e-5, rtol=1e-5)

@@ -19,7 +19,7 @@ from tests.policies.conftest import make_batch, make_policy
 from tests.policies.vlms import CONFIGS, FolderOf, make_model, policy_from, saved_once
 from vla_cl.errors import CheckpointError, ConfigurationError, VlaClError
 from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures, build_policy
-from vla_cl.policies.hf_architectures import TOKENIZER_FILE, instruction_tokenizer, train_tokenizer
+from vla_cl.policies.hf_architectures import ARCHITECTURES, TOKENIZER_FILE, instruction_tokenizer, train_tokenizer
 
 HUB_ID = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 
@@ -126,6 +126,11 @@ def test_a_configuration_that_is_none_is_refused(content: str, model: Path) -> N
 @pytest.mark.parametrize("family", tuple(CONFIGS))
 def test_more_layers_than_there_are_is_refused(family: str, folder_of: FolderOf) -> None:
     assert "layers=5 of backbone 'hf_vlm' are more than the 4" in refused(folder_of(family), layers=5)
+
+
+def test_a_model_without_an_implementation_of_attention_names_the_other(folder_of: FolderOf) -> None:
+    message = refused(folder_of("paligemma2"))
+    assert message.endswith("'paligemma' has no 'sdpa' attention in transformers; set attn_implementation=eager")
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -270,6 +275,14 @@ def test_the_tiny_model_is_small_and_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
+
+
+def test_the_large_built_in_model_has_the_published_sizes() -> None:
+    """507,482,304 parameters, as the hub counts SmolVLM2-500M-Video-Instruct; 64 tokens for an image of 512 pixels."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(ARCHITECTURES["smolvlm_500m"]())
+    assert sum(each.numel() for each in model.parameters()) == 507_482_304
+    assert model.model.image_seq_len == 64
 
 
 def test_built_in_models_are_a_function_of_the_seed_and_are_saved_whole(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.policies.conftest import make_batch
 from tests.policies.vlms import CONFIGS, FolderOf, policy_from, save_vlm, saved_once
 from vla_cl.data import Batch
+from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 
 FAMILIES = tuple(CONFIGS)
@@ -112,6 +113,14 @@ def test_only_a_frozen_model_is_worth_remembering(folder_of: FolderOf) -> None:
     policy = policy_from(folder_of("smolvlm"), freeze_vision=True, freeze_text=True)
     assert policy.backbone.perceive(make_batch(2).observation) == {}
     assert policy.backbone.fingerprint() == ""
+
+
+def test_a_trained_model_does_not_take_what_a_frozen_one_saw(folder_of: FolderOf) -> None:
+    observation = make_batch(2).observation
+    features = policy_from(folder_of("smolvlm"), **ALL_FROZEN).backbone.perceive(observation)
+    policy = policy_from(folder_of("smolvlm"))
+    with pytest.raises(ConfigurationError, match="holds what a frozen model saw"):
+        policy.context(replace(observation, features=features))
 
 
 def test_a_fingerprint_names_weights_and_what_is_asked_of_them(folder_of: FolderOf, tmp_path_factory: Any) -> None:

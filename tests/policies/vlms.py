@@ -95,6 +95,16 @@ def internvl_config() -> Any:
     )
 
 
+def paligemma2_config() -> Any:
+    """Over Gemma 2, whose scores are capped, in attention and in its output."""
+    return PaliGemmaConfig(
+        text_config=text_config("gemma2", query_pre_attn_scalar=8),
+        vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
+        projection_dim=WIDTH,
+        image_token_id=IMAGE_TOKEN,
+    )
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "smolvlm": smolvlm_config,
     "idefics3": idefics3_config,
@@ -102,6 +112,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "llava": llava_config,
     "internvl": internvl_config,
 }
+"""Those that `hf_vlm` serves with layers."""
+OTHERS: dict[str, Callable[[], Any]] = {"paligemma2": paligemma2_config}
 
 
 def tokenizer(*, begins: bool = False) -> PreTrainedTokenizerFast:
@@ -127,7 +139,7 @@ def make_model(family: str, seed: int = 0) -> Any:
     """A small model of a family, its weights large enough that what it sees and is told matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(CONFIGS[family](), dtype=torch.float32).eval()
+        model = AutoModelForImageTextToText.from_config({**CONFIGS, **OTHERS}[family](), dtype=torch.float32).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim >= 2:

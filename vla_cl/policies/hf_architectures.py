@@ -50,8 +50,8 @@ def tiny_smolvlm() -> Any:
 
 
 def smolvlm_500m() -> Any:
-    """The sizes of SmolVLM2-500M-Video-Instruct (Marafioti et al., arXiv 2504.05299): SigLIP-B/16 at 512 pixels, pixel
-    shuffle by 4 to 64 tokens an image, SmolLM2-360M. Random weights, for measurements of speed and memory.
+    """The sizes of SmolVLM2-500M-Video-Instruct (Marafioti et al., arXiv 2504.05299), 507 million parameters: SigLIP-B/16
+    at 512 pixels, pixel shuffle by 4 to 64 tokens an image, SmolLM2-360M. For measurements of speed and memory.
     """
     from transformers import SmolVLMConfig
 
@@ -70,7 +70,7 @@ def smolvlm_500m() -> Any:
             "pad_token_id": 0,
             "bos_token_id": 1,
             "eos_token_id": 1,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": False,
         },
         vision_config={
             "hidden_size": 768,
@@ -83,7 +83,7 @@ def smolvlm_500m() -> Any:
         scale_factor=4,
         image_token_id=2,
         pad_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
 
 
@@ -123,7 +123,9 @@ def train_tokenizer(texts: Iterable[str], size: int = TOKENIZER_SIZE) -> str:
 
 @functools.cache
 def registered_instructions() -> tuple[str, ...]:
-    """Instructions and paraphrases of all tasks of all registered suites."""
+    """Instructions and paraphrases of all tasks of all registered suites; `train_tokenizer` of those that come with the
+    package is what `TOKENIZER_FILE` holds. Held-out paraphrases are no part of it.
+    """
     from vla_cl.tasks import available_suites
 
     found: set[str] = set()

@@ -74,7 +74,7 @@ class Prompts:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, each file whole or not at all."""
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, quiet():
             self.tokenizer.save_pretrained(temporary)
             for file in sorted(Path(temporary).rglob("*")):
                 if file.is_file():

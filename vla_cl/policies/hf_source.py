@@ -156,7 +156,12 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) ->
                 ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        if "support an attention implementation" in str(error):
+            raise ConfigurationError(
+                f"model type {config.model_type!r} has no {attention!r} attention in transformers; "
+                "set attn_implementation=eager"
+            ) from error
         raise ConfigurationError(
             f"the weights in {folder} are truncated, damaged or of another model ({first_line(error)}); "
             "download them again"

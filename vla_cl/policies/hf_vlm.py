@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_cl.data import ObservationBatch
@@ -28,65 +29,10 @@ from vla_cl.policies.hf_decoder import (
     prefix_visibility,
 )
 from vla_cl.policies.hf_images import ImageFormat, count_image_tokens, image_tokens
-from vla_cl.policies.hf_prompt import PLACEHOLDER, Prompts, read_tokenizer
+from vla_cl.policies.hf_options import KIND, HfVlmOptions
+from vla_cl.policies.hf_prompt import Prompts, read_tokenizer
 from vla_cl.policies.hf_source import CONFIG_FILE, load_model, model_folder, new_model, read_config, truncated
 from vla_cl.policies.images import views
-from vla_cl.policies.options import check_at_least, check_choice
-
-KIND = "backbone 'hf_vlm'"
-
-
-@dataclass(frozen=True)
-class HfVlmOptions:
-    """Which model, and how it is used and trained.
-
-    Args:
-        path: Folder that save_pretrained wrote, or hub id; "" for an `architecture`.
-        revision: Branch, tag or commit on the hub; "" for its main branch.
-        architecture: Built-in sizes with random weights, "tiny_smolvlm" or "smolvlm_500m"; "" for a `path`.
-        layers: The language model's first so many layers are kept, as in SmolVLA (arXiv 2506.01844); 0 keeps all.
-        freeze_vision: Whether the vision tower keeps its weights.
-        freeze_connector: Whether what maps images into the language model keeps its weights.
-        freeze_text: Whether the language model keeps its weights.
-        attention: "causal", or "bidirectional" among images and prompt, as in PaliGemma and pi0.
-        proprioception: "prefix" (a token of the language model after the prompt, which images and prompt do not see),
-            "context" (a token behind its output) or "none" (the head takes it in itself, as in pi0).
-        prompt: Text around `{instruction}`; pi0 and SmolVLA end it with a new line.
-        prompt_tokens: Length of every prompt, padding included; a longer instruction is an error.
-        dtype: Of the weights, "float32" or "bfloat16". Where bfloat16 weights are trained, steps smaller than 1/256 of
-            a weight are lost: train float32 weights under bf16 autocast instead.
-        gradient_checkpointing: Compute the layers' activations again in the backward pass instead of storing them.
-        attn_implementation: "sdpa" or "eager".
-    """
-
-    path: str = ""
-    revision: str = ""
-    architecture: str = ""
-    layers: int = 0
-    freeze_vision: bool = False
-    freeze_connector: bool = False
-    freeze_text: bool = False
-    attention: str = "causal"
-    proprioception: str = "prefix"
-    prompt: str = "{instruction}\n"
-    prompt_tokens: int = 48
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    attn_implementation: str = "sdpa"
-
-    def __post_init__(self) -> None:
-        if bool(self.path) == bool(self.architecture):
-            known = ", ".join(ARCHITECTURES)
-            raise ConfigurationError(f"{KIND} needs either path (a hub id or a folder) or architecture ({known})")
-        if self.architecture:
-            check_choice(KIND, "architecture", self.architecture, tuple(ARCHITECTURES))
-        check_choice(KIND, "attention", self.attention, ("causal", "bidirectional"))
-        check_choice(KIND, "proprioception", self.proprioception, ("prefix", "context", "none"))
-        check_choice(KIND, "dtype", self.dtype, ("float32", "bfloat16"))
-        check_choice(KIND, "attn_implementation", self.attn_implementation, ("sdpa", "eager"))
-        check_at_least(KIND, self, {"layers": 0, "prompt_tokens": 1})
-        if PLACEHOLDER not in self.prompt:
-            raise ConfigurationError(f"option prompt of {KIND} must contain {PLACEHOLDER}, got {self.prompt!r}")
 
 
 @BACKBONES.decorator("hf_vlm")
@@ -110,6 +56,7 @@ class HfVlmBackbone(Backbone):
     """
 
     Options = HfVlmOptions
+    adapter_targets = r"model\.(?!.*vision).*\blayers\.\d+\..*_proj"
 
     def __init__(self, options: HfVlmOptions, features: PolicyFeatures, files: Path | None = None) -> None:
         super().__init__()
@@ -125,7 +72,7 @@ class HfVlmBackbone(Backbone):
         self.lm_head: Any = None if tied else head
         self.model.eval()
         self._freeze()
-        self._parameters_there = len(list(self._language_and_vision()))
+        self._parameters_there = len(self._pretrained())
         if options.gradient_checkpointing:
             enable_checkpointing(self.model)
         self.language = LanguageDecoder(self.model, self.lm_head, checkpointing=options.gradient_checkpointing)
@@ -160,17 +107,27 @@ class HfVlmBackbone(Backbone):
     # --- forward -------------------------------------------------------------------------------------------
 
     def forward(self, observation: ObservationBatch) -> Context:
-        """Image tokens of each camera, the prompt's tokens, and proprioception last."""
-        if observation.features or self.frozen:
+        """Image tokens of each camera, the prompt's tokens, and proprioception last.
+
+        Raises:
+            ConfigurationError: A camera is missing, an instruction is longer than the prompt, or the observation holds
+                what a frozen model saw, and this one is trained.
+        """
+        if observation.features and not self.frozen:
+            raise ConfigurationError(
+                f"the observation holds what a frozen model saw, but {KIND} is trained here; give it images"
+            )
+        if self.frozen:
             context = self._recalled(observation.features or self.perceive(observation), observation.agent_pos)
             return self._with_proprioception(context)
         embeddings, mask = self._prefix(observation)
-        if self.options.proprioception == "prefix" and self.proprioception is not None:
+        inside = self.options.proprioception == "prefix"
+        if inside:
             embeddings = torch.cat([embeddings, self._token(observation.agent_pos).to(embeddings.dtype)], dim=1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            mask = F.pad(mask, (0, 1), value=True)
         hidden, layers = self._run(embeddings, mask, layers=self.layers_wanted)
         context = self._context(hidden, mask, layers, observation.agent_pos)
-        return context if self.options.proprioception == "prefix" else self._with_proprioception(context)
+        return context if inside else self._with_proprioception(context)
 
     def _prefix(self, observation: ObservationBatch) -> tuple[Tensor, Tensor]:
         """Embeddings of images and prompt (B, prefix, D), and which are real."""
@@ -205,17 +162,13 @@ class HfVlmBackbone(Backbone):
         token = self._token(context.agent_pos)
         if self.options.proprioception == "prefix":
             _, context = self.language.extend(context, token, causal=True)
-            return (
-                context
-                if self.layers_wanted
-                else Context(context.tokens, context.agent_pos, context.mask, decoder=self.language)
-            )
-        mask = torch.ones(context.tokens.shape[:2], dtype=torch.bool) if context.mask is None else context.mask
-        return Context(
-            torch.cat([context.tokens, token.to(context.tokens.dtype)], dim=1),
-            context.agent_pos,
-            torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1),
-            decoder=self.language,
+            return context if self.layers_wanted else replace(context, layers=())
+        mask = context.mask
+        return replace(
+            context,
+            tokens=torch.cat([context.tokens, token.to(context.tokens.dtype)], dim=1),
+            mask=None if mask is None else F.pad(mask, (0, 1), value=True),
+            layers=(),
         )
 
     # --- what frozen weights see -----------------------------------------------------------------------------
@@ -226,7 +179,7 @@ class HfVlmBackbone(Backbone):
         options = self.options
         if not (options.freeze_vision and options.freeze_connector and options.freeze_text):
             return False
-        parameters = list(self._language_and_vision())
+        parameters = self._pretrained()
         return len(parameters) == self._parameters_there and not any(each.requires_grad for each in parameters)
 
     @torch.no_grad()
@@ -267,6 +220,11 @@ class HfVlmBackbone(Backbone):
 
     # --- parts -----------------------------------------------------------------------------------------------
 
+    def freeze(self) -> None:
+        """The model with all its parts; the proprioception token, which no model brings along, goes on."""
+        for parameter in self._language_and_vision():
+            parameter.requires_grad_(False)
+
     def _freeze(self) -> None:
         text = set(self.model.get_decoder().parameters())
         vision = {each for tower in _towers(self.model) for each in tower.parameters()} - text
@@ -282,8 +240,10 @@ class HfVlmBackbone(Backbone):
         if self.lm_head is not None:
             self.lm_head.requires_grad_(not self.options.freeze_text)
 
-    def _language_and_vision(self) -> list[nn.Parameter]:
-        return list(self.model.parameters()) + ([] if self.lm_head is None else list(self.lm_head.parameters()))
+    def _pretrained(self) -> list[nn.Parameter]:
+        """Parameters of the model and of its head."""
+        modules = [self.model] if self.lm_head is None else [self.model, self.lm_head]
+        return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _load(options: HfVlmOptions, files: Path | None) -> tuple[Any, Any, ImageFormat]:
