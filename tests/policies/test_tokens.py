@@ -18,8 +18,8 @@ from tests.policies.contexts import context_of, shape_of
 from tests.policies.language_model import VOCABULARY, WIDTH, LanguageModel
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.policies import Context
-from vla_cl.policies.autoregression import SequenceDecoder
 from vla_cl.policies.options import build_options
+from vla_cl.policies.sequence_decoder import SequenceDecoder
 from vla_cl.policies.tokens import TokensHead, TokensOptions, draw_token
 
 CHUNK, ACTIONS, CONTEXT = 3, 2, 16
@@ -192,6 +192,36 @@ def test_drawn_actions_have_the_models_probabilities() -> None:
     assert stats.chisquare(first.numpy(), (p * rows).numpy(), sum_check=False).pvalue > 0.01
 
 
+def test_a_fresh_head_gives_neighbouring_bins_like_scores() -> None:
+    head = TokensHead(TokensOptions(width=128, layers=1, bins=256), shape_of(CONTEXT), CHUNK, ACTIONS)
+    scores = head.predict(some_context(64), actions_of(64), torch.empty(64, 0)).view(64, -1, 256)
+    scores = (scores - scores.mean(-1, keepdim=True)).detach()
+    alike = [float(F.cosine_similarity(scores[..., :-gap], scores[..., gap:], dim=-1).mean()) for gap in (1, 4, 60)]
+    assert alike[0] > 0.95 and alike[0] > alike[1] > alike[2] and alike[2] < 0.5
+
+
+def test_it_learns_what_the_context_tells() -> None:
+    torch.manual_seed(0)
+    head = TokensHead(TokensOptions(width=64, layers=1), shape_of(CONTEXT), CHUNK, ACTIONS)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3)
+    told = torch.nn.Linear(ACTIONS, CONTEXT).requires_grad_(False)
+
+    def lesson(rows: int) -> tuple[Context, Tensor]:
+        """A level for each dimension, then a ramp down to 0."""
+        level = torch.rand(rows, 1, ACTIONS) * 2 - 1
+        return context_of(told(level)), level * torch.linspace(1, 0, CHUNK)[:, None]
+
+    for step in range(300):
+        context, actions = lesson(64)
+        optimiser.param_groups[0]["lr"] = 3e-3 * min(1.0, 2 - step / 150)
+        optimiser.zero_grad()
+        head.loss(context, actions, torch.zeros(64, CHUNK, dtype=torch.bool), torch.empty(64, 0)).mean().backward()
+        optimiser.step()
+    context, actions = lesson(64)
+    error = (head.sample(context, torch.randn(64, CHUNK, ACTIONS)) - actions).abs().mean()
+    assert float(error) < 0.08  # always guessing the middle errs by 0.25
+
+
 # --- the backbone's decoder --------------------------------------------------------------------------------
 
 
@@ -255,7 +285,7 @@ def test_what_does_not_fit_is_told_in_one_line() -> None:
         make_head(bins=1)
     with pytest.raises(ConfigurationError, match="temperature of head 'tokens' must be at least 0, got -1"):
         make_head(temperature=-1.0)
-    with pytest.raises(ConfigurationError, match="width of head 'tokens' must be a multiple of its 4 heads, got 30"):
+    with pytest.raises(ConfigurationError, match="width of head 'tokens' must be even and a multiple of its 4 heads"):
         make_head(width=30)
 
 

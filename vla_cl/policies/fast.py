@@ -97,13 +97,18 @@ class FastHead(ActionHead):
     # --- tokenizer -----------------------------------------------------------------------------------------
 
     def prepare(self, chunks: Tensor, generator: torch.Generator) -> None:
-        """Learn the tokenizer. One that is there stays: the policy's weights speak its tokens."""
+        """Learn the tokenizer. One that is there stays: the policy's weights speak its tokens.
+
+        An own decoder is told which tokens begin with like coefficients.
+        """
         if bool(self.prepared):
             return
         learned = FastTokenizer.train(chunks.numpy(), self.vocabulary, self.scale, self.limit, len(self.merges))
         self.merges[: len(learned.merges)] = torch.from_numpy(learned.merges)
         self.prepared.fill_(True)
         self._tokenizer = learned
+        first = torch.from_numpy(learned.first_symbols())
+        self.decoder.number(torch.arange(learned.size), first / (2 * self.limit), own=1.0)
 
     @property
     def tokenizer(self) -> FastTokenizer:

@@ -126,11 +126,16 @@ class FastTokenizer:
         symbols = [self._expand(sequence) for sequence in sequences]
         return self.restore(np.stack(symbols) if symbols else np.empty((0, self.chunk * self.action_dim), np.int64))
 
+    def first_symbols(self) -> NDArray[np.int64]:
+        """The symbol (size,), 0 to 2 limit, with which each token begins."""
+        return np.array([symbols[0] for symbols in self._symbols], np.int64)
+
     def quantise(self, chunks: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """Symbols (B, chunk * A), 0 to 2 limit, of normalised chunks (B, chunk, A), low frequencies first."""
         coefficients = np.einsum("kt,bta->bka", self._transform, np.nan_to_num(chunks.astype(np.float64)))
         rounded = np.clip(np.rint(self.scale * coefficients), -self.limit, self.limit)
-        return rounded.astype(np.int64).reshape(len(chunks), -1) + self.limit
+        symbols: NDArray[np.int64] = rounded.astype(np.int64).reshape(len(chunks), -1) + self.limit
+        return symbols
 
     def restore(self, symbols: NDArray[np.int64]) -> NDArray[np.float32]:
         """Normalised chunks (B, chunk, A) of symbols (B, chunk * A)."""
@@ -141,8 +146,10 @@ class FastTokenizer:
     def _expand(self, sequence: Sequence[int]) -> NDArray[np.int64]:
         length = self.chunk * self.action_dim
         known = [self._symbols[each] for each in sequence if 0 <= each < self.size]
-        found = np.concatenate([np.empty(0, np.int64), *known])[:length]
-        return np.concatenate([found, np.full(length - len(found), self.limit)])
+        symbols = np.full(length, self.limit, np.int64)
+        found = np.concatenate([symbols[:0], *known])[:length]
+        symbols[: len(found)] = found
+        return symbols
 
 
 def _alphabet(limit: int) -> list[str]:

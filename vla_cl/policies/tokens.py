@@ -65,6 +65,7 @@ class TokensHead(ActionHead):
         self.chunk, self.action_dim, self.bins = chunk, action_dim, options.bins
         self.temperature, self.distillation_temperature = options.temperature, options.distillation_temperature
         self.decoder = build_decoder("head 'tokens'", options, shape, options.bins, chunk * action_dim)
+        self.decoder.number(torch.arange(options.bins), torch.linspace(0.0, 1.0, options.bins), own=0.0)
         self.needs_layers = self.decoder.needs_layers
         edges, centres = bin_edges(options.bins)
         self.register_buffer("edges", edges, persistent=False)
