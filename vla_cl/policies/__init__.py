@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from vla_cl.policies import act, compact, diffusion, fast, flow, gmm, hf_vlm, lowdim, regression, tokens, vqbet  # noqa: F401  register the built-in parts
+from vla_cl.policies import (  # noqa: F401  register the built-in parts
+    act,
+    compact,
+    diffusion,
+    fast,
+    flow,
+    gmm,
+    hf_vlm,
+    lowdim,
+    pretrained_compact,
+    regression,
+    tokens,
+    vqbet,
+)
 from vla_cl.policies.base import (
     BACKBONES,
     HEADS,
