@@ -50,8 +50,9 @@ def tiny_smolvlm() -> Any:
 
 
 def smolvlm_500m() -> Any:
-    """The sizes of SmolVLM2-500M-Video-Instruct (Marafioti et al., arXiv 2504.05299), 507 million parameters: SigLIP-B/16
-    at 512 pixels, pixel shuffle by 4 to 64 tokens an image, SmolLM2-360M. For measurements of speed and memory.
+    """The sizes of SmolVLM2-500M-Video-Instruct (Marafioti et al., arXiv 2504.05299), 507 million parameters:
+    SigLIP-B/16 at 512 pixels, pixel shuffle by 4 to 64 tokens an image, SmolLM2-360M. For measurements of speed and
+    memory.
     """
     from transformers import SmolVLMConfig
 

@@ -222,7 +222,7 @@ class HfVlmBackbone(Backbone):
 
     def freeze(self) -> None:
         """The model with all its parts; the proprioception token, which no model brings along, goes on."""
-        for parameter in self._language_and_vision():
+        for parameter in self._pretrained():
             parameter.requires_grad_(False)
 
     def _freeze(self) -> None:
