@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.policies import vlms
 from tests.policies.contexts import shape_of
-from vla_cl.data import ObservationBatch
+from vla_cl.data import ObservationBatch, Statistics
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.policies import Context, ContextShape, Policy, PolicyConfig, PolicyFeatures, build_policy
 from vla_cl.policies.flow import FlowHead, FlowOptions
@@ -254,6 +254,18 @@ def test_without_a_state_token_it_does_not_look_at_proprioception(folder: Path) 
     start = torch.randn(ROWS, CHUNK, ACTIONS)
     moved = dataclasses.replace(context, agent_pos=context.agent_pos + 1)
     assert torch.equal(policy.head.sample(context, start), policy.head.sample(moved, start))
+
+
+@pytest.mark.parametrize("attention", ["joint", "interleaved"])
+def test_a_saved_policy_acts_the_same(attention: str, folder: Path, tmp_path: Path) -> None:
+    policy = policy_of(folder, attention=attention)
+    ranges = {"action": ((-1.0,) * ACTIONS, (1.0,) * ACTIONS), "agent_pos": ((-1.0,) * STATE, (1.0,) * STATE)}
+    policy.set_statistics(Statistics.from_ranges(ranges))
+    policy.save_pretrained(tmp_path)
+    again = Policy.from_pretrained(tmp_path)
+    acted = policy.act(observe(), range(ROWS))
+    assert torch.equal(again.act(observe(), range(ROWS)), acted)
+    assert not torch.equal(policy.act(observe(), range(1, ROWS + 1)), acted)
 
 
 def test_a_fresh_expert_knows_the_spread_if_preconditioned_and_nothing_else(folder: Path) -> None:

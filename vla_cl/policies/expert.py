@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import Context, LayersShape
-from vla_cl.policies.expert_layer import ExpertLayer, Rotation
-from vla_cl.policies.layers import Memory, time_embedding, zeroed
+from vla_cl.policies.expert_layer import ExpertLayer, Memory, Rotation
+from vla_cl.policies.layers import time_embedding, zeroed
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Digest:
     """A context as the actions of every draw and every Euler step look at it; computed once.
 
     Args:
-        memories: Keys and values of each layer.
+        memories: Of each layer; in joint layers, the proprioception token is their last.
+        mask: Which of the context's tokens are real (B, N) bool.
         rotations: Of the actions' positions, in joint layers and in cross layers.
     """
 
     memories: tuple[Memory, ...]
+    mask: Tensor
     rotations: tuple[Rotation, Rotation]
 
 
@@ -71,6 +74,7 @@ class ActionExpert(nn.Module):
     ) -> None:
         super().__init__()
         self.chunk, self.width, self.causal, self.periods = chunk, width, causal, periods
+        self.sharing = shape.heads // shape.key_value_heads
         self.state = nn.Linear(agent_pos_dim, width) if state_token else None
         self.actions = nn.Linear(action_dim, width)
         self.mix = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
@@ -92,17 +96,17 @@ class ActionExpert(nn.Module):
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         start, first = mask.sum(dim=1, keepdim=True), torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
         memories = tuple(
-            layer.remember(keys, values, mask)  # type: ignore[operator]
+            layer.remember(keys, values)  # type: ignore[operator]
             for layer, (keys, values) in zip(self.layers, context.layers, strict=True)
         )
         if self.state is not None:
             hidden = self.state(context.agent_pos)[:, None].float()
             rotations = decoder.rotary(start), decoder.rotary(first)
             alone = torch.ones(1, 1, dtype=torch.bool, device=mask.device)
-            _, memories = self._run(hidden, Digest(memories, rotations), alone)
+            _, memories = self._run(hidden, Digest(memories, mask, rotations), alone)
             start, first = start + 1, first + 1
         steps = torch.arange(self.chunk, device=mask.device)
-        return Digest(memories, (decoder.rotary(start + steps), decoder.rotary(first + steps)))
+        return Digest(memories, mask, (decoder.rotary(start + steps), decoder.rotary(first + steps)))
 
     def forward(self, digest: Digest, actions: Tensor, times: Tensor) -> Tensor:
         """(B, draws, chunk, A) from noisy actions of that shape and times (B, draws).
@@ -120,14 +124,22 @@ class ActionExpert(nn.Module):
         draw = torch.arange(draws, device=actions.device).repeat_interleave(self.chunk)
         among = among.repeat(draws, draws) & (draw[:, None] == draw)
         joint, cross = ((cosines.repeat(1, draws, 1), sines.repeat(1, draws, 1)) for cosines, sines in digest.rotations)
-        hidden, _ = self._run(hidden, Digest(digest.memories, (joint, cross)), among)
+        hidden, _ = self._run(hidden, Digest(digest.memories, digest.mask, (joint, cross)), among)
         output: Tensor = self.output(self.norm(hidden))
         return output.view(*times.shape, self.chunk, -1)
 
     def _run(self, hidden: Tensor, digest: Digest, among: Tensor) -> tuple[Tensor, tuple[Memory, ...]]:
-        """Hidden states of tokens before the last norm, and the memories with these tokens."""
+        """Hidden states (B, Q, width) before the last norm, and the memories with these tokens, which see what was
+        digested and, in joint layers, those of one another that `among` (Q, Q) says.
+        """
+        batch, count = hidden.shape[:2]
+        context = digest.mask[:, None, None].expand(-1, -1, count, -1)
+        before = F.pad(context, (0, digest.memories[0][0].shape[2] - context.shape[-1]), value=True)
+        joint = torch.cat([before, among.expand(batch, 1, -1, -1)], dim=-1)
+        visible = [each.repeat(1, 1, self.sharing, 1) for each in (joint, context)]
         found = []
         for layer, memory in zip(self.layers, digest.memories, strict=True):
-            hidden, seen = layer(hidden, memory, digest.rotations[layer.cross], among)  # type: ignore[index]
+            cross = layer.cross
+            hidden, seen = layer(hidden, memory, digest.rotations[cross], visible[cross])  # type: ignore[index]
             found.append(seen)
         return hidden, tuple(found)

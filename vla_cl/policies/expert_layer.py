@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_cl.policies.base import LayersShape
-from vla_cl.policies.layers import Memory
+
+Memory = tuple[Tensor, Tensor]
+"""Keys and values (B, key_value_heads, M, head_dim) that queries look at."""
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines (B, Q, head_dim) of Q positions."""
@@ -42,59 +44,40 @@ class ExpertLayer(nn.Module):
         self.up = nn.Linear(width, inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
 
-    def remember(self, keys: Tensor, values: Tensor, mask: Tensor) -> Memory:
-        """What its tokens will look at.
+    def remember(self, keys: Tensor, values: Tensor) -> Memory:
+        """What its tokens will look at, from the language model's keys and values in this layer."""
+        if not self.cross:
+            return keys, values
+        return (
+            self._split(self.keys(keys.transpose(1, 2).flatten(2))),
+            self._split(self.values(values.transpose(1, 2).flatten(2))),
+        )
 
-        Args:
-            keys: The language model's in this layer (B, key_value_heads, N, head_dim).
-            values: Of the same shape.
-            mask: (B, N) bool, False where a token is padding.
-        """
-        if self.cross:
-            keys = self._split(self.keys(keys.transpose(1, 2).flatten(2)))
-            values = self._split(self.values(values.transpose(1, 2).flatten(2)))
-        return Memory(keys, values, mask[:, None, None])
-
-    def forward(self, hidden: Tensor, memory: Memory, rotation: Rotation, among: Tensor) -> tuple[Tensor, Memory]:
+    def forward(self, hidden: Tensor, memory: Memory, rotation: Rotation, visible: Tensor) -> tuple[Tensor, Memory]:
         """Hidden states (B, Q, width) of Q tokens, and the memory with them at its end (the same in a cross layer).
 
         Args:
             hidden: (B, Q, width), float32.
-            memory: From `remember`, or from earlier tokens.
+            memory: M tokens, from `remember` or with earlier tokens at its end.
             rotation: Of the tokens' positions.
-            among: Which tokens (columns) a token (row) sees among the new ones (Q, Q) bool; without effect in a cross
-                layer.
+            visible: What each token sees, see `grouped_attention`: the memory, then the new tokens unless `cross`.
         """
         normed = self.attention_norm(hidden)
         queries = rotate(self._split(self.queries(normed)), rotation)
+        keys, values = (each.to(queries.dtype) for each in memory)
         if not self.cross:
-            keys, values = rotate(self._split(self.keys(normed)), rotation), self._split(self.values(normed))
-            memory = appended(memory, keys, values)
-        visible = memory.mask
-        if not self.cross and visible is not None:
-            batch, count = len(hidden), len(among)
-            before = visible[..., : visible.shape[-1] - count].expand(-1, -1, count, -1)
-            visible = torch.cat([before, among.expand(batch, 1, -1, -1)], dim=-1)
-        attended = grouped_attention(queries, memory.keys, memory.values, visible)
+            keys = torch.cat([keys, rotate(self._split(self.keys(normed)), rotation)], dim=2)
+            values = torch.cat([values, self._split(self.values(normed))], dim=2)
+        attended = grouped_attention(queries, keys, values, visible)
         hidden = hidden + self.output(attended.transpose(1, 2).flatten(2))
         normed = self.mlp_norm(hidden)
         gate = self.gate(normed)
         opened = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
-        return hidden + self.down(opened * self.up(normed)), memory
+        return hidden + self.down(opened * self.up(normed)), (keys, values)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, Q, heads * head_dim) to (B, heads, Q, head_dim)."""
         return tokens.view(*tokens.shape[:2], -1, self.head_dim).transpose(1, 2)
-
-
-def appended(memory: Memory, keys: Tensor, values: Tensor) -> Memory:
-    """A memory with more keys and values at its end, none of them padding."""
-    mask = None if memory.mask is None else F.pad(memory.mask, (0, keys.shape[2]), value=True)
-    return Memory(
-        torch.cat([memory.keys.to(keys.dtype), keys], dim=2),
-        torch.cat([memory.values.to(values.dtype), values], dim=2),
-        mask,
-    )
 
 
 def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
@@ -106,20 +89,15 @@ def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     return (vectors * cosines + torch.cat([-second, first], dim=-1) * sines).to(vectors.dtype)
 
 
-def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
     """Attention of queries (B, heads, Q, head_dim) to keys and values (B, key_value_heads, M, head_dim), each of which
     serves as many heads in a row (Ainslie et al., arXiv 2305.13245).
 
     The heads that share keys are laid side by side as queries, so that no key is copied.
 
     Args:
-        visible: (B, 1, Q or 1, M) bool; None where all is.
+        visible: Which of M tokens a query sees, (B, 1, heads / key_value_heads * Q, M) bool.
     """
     batch, heads, length, size = queries.shape
-    groups = keys.shape[1]
-    if visible is not None:
-        visible = visible.expand(-1, -1, length, -1).repeat(1, 1, heads // groups, 1)
-    attended = F.scaled_dot_product_attention(
-        queries.reshape(batch, groups, -1, size), keys.to(queries.dtype), values.to(queries.dtype), visible
-    )
+    attended = F.scaled_dot_product_attention(queries.reshape(batch, keys.shape[1], -1, size), keys, values, visible)
     return attended.reshape(batch, heads, length, size)

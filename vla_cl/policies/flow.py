@@ -85,6 +85,9 @@ class FlowHead(ActionHead):
     x_t = t eps + (1 - t) a, and the target is dx_t/dt = eps - a. Times are 0.999 Beta(1.5, 1) + 0.001, which favours
     noisy ones. With several draws for a context, their quantiles are stratified: each draw still has the same
     distribution on average, and the loss varies less.
+
+    Time runs as in pi0's released code and transformers' PI0, whose t is one less the paper's. Their loss counts the
+    actions past an episode's end; here these do not count.
     """
 
     Options = FlowOptions
