@@ -42,7 +42,7 @@ from vla_cl.training import TrainingOptions
 
 _LABEL_LENGTH = 60
 GROUPS = ("policy", "strategy", "rendering", "recipe", "protocol", "preset")
-_FREE_KEYS = ("policy.backbone_options", "policy.head_options", "evaluation.arguments", "assets")
+_FREE_KEYS = ("policy.backbone_options", "policy.head_options", "policy.adapter", "evaluation.arguments", "assets")
 """Mappings whose keys are not known here; whoever uses them checks them."""
 
 

@@ -105,7 +105,7 @@ class TaskSequence:
         self.strategy: Strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
         learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
         if learned:
-            run.restore(learned - 1, self.policy, self.strategy)
+            self.policy = run.restore(learned - 1, self.policy, self.strategy)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
         if replays and caches_features(self.policy, config.training):
             for task in self.sequence[:learned]:  # what it replays from may have gone since

@@ -116,19 +116,23 @@ class RunFolder:
             save_tree(strategy.state_dict(), folder, "strategy")
         self.interval_checkpoints(stage).clear()
 
-    def restore(self, stage: int, policy: Policy, strategy: Strategy) -> None:
-        """Load a stage's checkpoint into a policy and a strategy of the same configuration.
+    def restore(self, stage: int, fresh: Policy, strategy: Strategy) -> Policy:
+        """The policy of a stage's checkpoint, as far as strategies have let it grow by then; the strategy is loaded in
+        place.
+
+        Args:
+            stage: Of the checkpoint.
+            fresh: An untrained policy of this run, which says what it is configured as, and the device.
+            strategy: Of this run.
 
         Raises:
             CheckpointError: It is damaged, or belongs to another policy.
         """
         saved = Policy.from_pretrained(self.checkpoint(stage))
-        if saved.config != policy.config:
+        if (saved.config, saved.features) != (fresh.config, fresh.features):
             raise CheckpointError(f"checkpoint {self.checkpoint(stage)} holds another policy than this run configures")
-        if saved.statistics is not None:
-            policy.set_statistics(saved.statistics)
-        policy.load_state_dict(saved.state_dict())
         strategy.load_state_dict(load_tree(self.checkpoint(stage), "strategy"))
+        return saved.to(next(fresh.parameters()).device)
 
     # --- rows ----------------------------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ def _check(config: ExperimentConfig) -> None:
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
     from vla_cl.policies import BACKBONES, HEADS
+    from vla_cl.policies.adapters import AdapterOptions
     from vla_cl.policies.options import build_options
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
@@ -103,6 +104,7 @@ def _check(config: ExperimentConfig) -> None:
     policy = config.policy
     build_options(f"backbone {policy.backbone!r}", BACKBONES[policy.backbone].Options, policy.backbone_options)
     build_options(f"head {policy.head!r}", HEADS[policy.head].Options, policy.head_options)
+    build_options("policy.adapter", AdapterOptions, policy.adapter)
 
 
 def print_summary(folders: list[Path]) -> None:

@@ -208,9 +208,12 @@ class Backbone(nn.Module, abc.ABC):
     Attributes:
         shape: Of the contexts of one moment.
         layers_wanted: Whether contexts must hold `layers`; `Policy` sets it to what its head needs.
+        adapter_targets: A regular expression that matches whole names, inside the backbone, of the linear layers that
+            LoRA adapts unless told otherwise.
     """
 
     Options: ClassVar[type]
+    adapter_targets: ClassVar[str] = r"(.*\.)?layers\.\d+\..*"
     shape: ContextShape
     layers_wanted: bool = False
 
@@ -230,6 +233,12 @@ class Backbone(nn.Module, abc.ABC):
         """Write what `build` needs beyond options and weights (a model's configuration, a tokenizer) into a folder that
         need not exist yet. No weights.
         """
+
+    def freeze(self) -> None:
+        """Train the weights no more, since adapters are trained in their place. A backbone around a pretrained model
+        keeps training what is new in every policy.
+        """
+        self.requires_grad_(False)
 
     @abc.abstractmethod
     def forward(self, observation: ObservationBatch) -> Context:

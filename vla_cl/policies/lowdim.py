@@ -40,6 +40,7 @@ class LowDimBackbone(Backbone):
     """State, proprioception and instruction through an MLP to one context token."""
 
     Options = LowDimOptions
+    adapter_targets = r"mlp\..*"
 
     def __init__(self, options: LowDimOptions, features: PolicyFeatures) -> None:
         super().__init__()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vla_cl.data import Batch, ObservationBatch, Statistics, WindowDataset, concatenate_observations
 from vla_cl.errors import ConfigurationError
+from vla_cl.policies.adapter_layers import add_adapter, freeze_base
+from vla_cl.policies.adapter_mixture import Mixing, Route, mixture
+from vla_cl.policies.adapter_targets import Adapter, AdapterOptions
 from vla_cl.policies.augmentation import random_shift
 from vla_cl.policies.base import (
     BACKBONES,
@@ -30,6 +33,8 @@ from vla_cl.policies.options import build_options
 from vla_cl.seeding import derive_seed, torch_generator
 
 PREPARATION_WINDOWS = 4096
+FIRST_ADAPTER = "default"
+"""Name of the adapter that a policy's configuration asks for."""
 HeadLoss = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
 """`ActionHead.loss`, or something that computes the same."""
 BACKBONE_FILES, HEAD_FILES = "backbone", "head"
@@ -49,6 +54,10 @@ class Policy(nn.Module):
         history: Joins the contexts of the moments that it sees.
         head: Context to normalised actions.
         normaliser: The frozen statistics.
+        adapters: Its low-rank adapters, in the order in which they were added; see `vla_cl.policies.adapters`.
+        active_adapters: Those that act while nothing else is said.
+        merged_adapters: Those that are in the base weights now.
+        mixing: The route that is in force, else None.
     """
 
     def __init__(self, config: PolicyConfig, features: PolicyFeatures, backbone: Backbone, head: ActionHead) -> None:
@@ -60,6 +69,10 @@ class Policy(nn.Module):
         self.head = head
         backbone.layers_wanted = head.needs_layers
         self.normaliser = Normaliser(features, config.normalisation)
+        self.adapters: dict[str, Adapter] = {}
+        self.active_adapters: tuple[str, ...] = ()
+        self.merged_adapters: tuple[str, ...] = ()
+        self.mixing: Mixing | None = None
 
     # --- training ------------------------------------------------------------------------------------------
 
@@ -99,9 +112,12 @@ class Policy(nn.Module):
         """The context of B observations in raw units.
 
         Raises:
-            ConfigurationError: They show another number of moments than the policy sees, or lack a camera.
+            ConfigurationError: They show another number of moments than the policy sees, lack a camera, or are not
+                as many as the route in force is for.
         """
         self._check_frozen()
+        if self.mixing is not None:
+            self.mixing.check(len(observation))
         moments = observation.moments
         if len(moments) != self.features.history:
             raise ConfigurationError(f"this policy sees {self.features.history} moments, got {len(moments)}")
@@ -122,27 +138,26 @@ class Policy(nn.Module):
     # --- acting --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, observation: ObservationBatch, seeds: Sequence[int], route: Any = None) -> Tensor:
+    def act(self, observation: ObservationBatch, seeds: Sequence[int], route: Route | None = None) -> Tensor:
         """Chunks of raw actions (B, chunk, A) in [-1, 1].
 
         Args:
             observation: B observations in raw units, on the policy's device.
             seeds: One a row. A row's actions depend on its observation and its seed, not on who shares the batch.
-            route: Which adapters act; a policy without adapters knows only None.
+            route: Weights of the adapters that act, one for all rows or one a row (B,): {} is the base alone, None what
+                is active (see `vla_cl.policies.adapters.mixture`).
 
         Raises:
-            ConfigurationError: There is not one seed a row, or adapters are asked for that are not there.
+            UnknownNameError: The route names an adapter that is not there.
+            ConfigurationError: There is not one seed a row, or the route's weights cannot be used.
         """
         if len(seeds) != len(observation):
             raise ConfigurationError(f"act needs one seed a row: {len(observation)} rows, {len(seeds)} seeds")
-        if route is not None:
-            raise ConfigurationError(
-                f"policy {self.config.name!r} has no adapters, so route must be None, got {route!r}"
-            )
         shape = (self.config.chunk, self.features.action_dim)
         noise = torch.stack([torch.randn(shape, generator=torch_generator(int(seed))) for seed in seeds])
-        context = self.context(observation)
-        normalised = self.head.sample(context, noise.to(context.tokens.device))
+        with nullcontext() if route is None else mixture(self, route):
+            context = self.context(observation)
+            normalised = self.head.sample(context, noise.to(context.tokens.device))
         return self.normaliser.action.denormalise(normalised.float()).clamp(-1.0, 1.0)
 
     # --- normalisation -------------------------------------------------------------------------------------
@@ -179,9 +194,11 @@ class Policy(nn.Module):
     # --- files ---------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, each whole or not at all.
+        """Write `config.json` and `model.safetensors` into a folder, each whole or not at all, and every adapter into
+        `adapters/<name>/` as peft does.
 
         Raises:
+            ConfigurationError: Adapters are merged.
             VlaClError: The disk is full or the folder cannot be written.
         """
         from vla_cl.policies.checkpoint import save_policy
@@ -190,7 +207,7 @@ class Policy(nn.Module):
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> Policy:
-        """Read what `save_pretrained` wrote, on the CPU.
+        """Read what `save_pretrained` wrote, on the CPU: with its adapters, and what of it was frozen still is.
 
         Raises:
             CheckpointError: A file is missing, damaged or of another policy.
@@ -224,7 +241,7 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
         features: Shapes of what it sees and does.
         seed: Of the initial weights.
         files: Folder of a saved policy, whose weights are about to be loaded: what the parts keep beside weights is
-            read from it, and pretrained weights are not fetched.
+            read from it, pretrained weights are not fetched, and no adapter is added.
 
     Raises:
         UnknownNameError: The backbone, the head, an option or the normalisation is unknown.
@@ -234,11 +251,13 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
     backbone_class, head_class = BACKBONES[config.backbone], HEADS[config.head]
     backbone_options = build_options(f"backbone {config.backbone!r}", backbone_class.Options, config.backbone_options)
     head_options = build_options(f"head {config.head!r}", head_class.Options, config.head_options)
+    adapter_options = build_options("policy.adapter", AdapterOptions, config.adapter)
     backbone_options = backbone_class.resolve(backbone_options)
     resolved = replace(
         config,
         backbone_options=dataclasses.asdict(backbone_options),
         head_options=dataclasses.asdict(head_options),
+        adapter=dataclasses.asdict(adapter_options) if config.adapter else {},
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "initial weights"))
@@ -247,7 +266,11 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
         head = head_class(head_options, shape, config.chunk, features.action_dim)
         if files is not None:
             head.load_files(files / HEAD_FILES)
-        return Policy(resolved, features, backbone, head)
+        policy = Policy(resolved, features, backbone, head)
+    if config.adapter and files is None:
+        freeze_base(policy, head=adapter_options.head)
+        add_adapter(policy, FIRST_ADAPTER, adapter_options, seed)
+    return policy
 
 
 def _check(config: PolicyConfig) -> None:
