@@ -13,6 +13,7 @@ from vla_cl.policies import (  # noqa: F401  register the built-in parts
     lowdim,
     pretrained_compact,
     regression,
+    resnet_film,
     tokens,
     vqbet,
 )
