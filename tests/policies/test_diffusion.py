@@ -240,6 +240,15 @@ def test_acting_under_autocast_is_float32_and_near() -> None:
     assert torch.allclose(sampled, head.sample(context(2), start), atol=0.1)
 
 
+@pytest.mark.parametrize("network", ["unet", "transformer", "mlp"])
+def test_the_network_is_told_the_step_as_a_fraction_of_all(network: str) -> None:
+    head, noisy = make_head(network=network), torch.randn(2, 1, CHUNK, ACTIONS)
+    prepared = head.network.prepare(context_of(torch.randn(2, 2, CONTEXT)))
+    early, late = (head.denoise(prepared, noisy, torch.full((2, 1), step)) for step in (20.0, 80.0))
+    assert torch.equal(early, head.network(prepared, noisy, torch.full((2, 1), 0.2)))
+    assert not torch.allclose(early, late, atol=1e-4)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_transformers_actions_see_those_before_them_or_all(causal: bool) -> None:
     head = make_head(network="transformer", causal=causal)

@@ -32,11 +32,19 @@ def squares(count: int, seed: int) -> Batch:
     return Batch(observation, actions.contiguous(), torch.zeros(count, 8, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("head", ["flow", "regression"])
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("flow", {}),
+        ("regression", {}),
+        ("act", {}),
+        ("diffusion", {"network": "mlp", "width": 256, "prediction": "sample"}),
+    ],
+)
 def test_a_compact_policy_learns_where_things_are_and_what_it_is_told(
-    head: str, policy_of: Callable[..., Policy]
+    head: str, options: dict[str, object], policy_of: Callable[..., Policy]
 ) -> None:
-    policy = policy_of(head=head, cameras=["corner2"])
+    policy = policy_of(head=head, head_options=options, cameras=["corner2"])
     steps, batch_size, rate = 120, 32, 2e-3
     optimiser = torch.optim.AdamW(policy.parameters(), lr=rate, fused=True)
     for step in range(steps):

@@ -46,6 +46,18 @@ def test_it_answers_chunks_of_any_length(chunk: int, levels: int, kernel: int) -
     assert answer.shape == actions.shape and answer.isfinite().all()
 
 
+def test_the_way_up_is_given_what_the_same_level_made_on_the_way_down() -> None:
+    unet, made, given_up = make_unet(), [], []
+    for down in unet.down:
+        down[1].register_forward_hook(lambda block, inputs, output: made.append(output))
+    for up in unet.up:
+        up[0].register_forward_pre_hook(lambda block, inputs: given_up.append(inputs[0]))
+    unet(*inputs(2, 8))
+    assert [each.shape[1:] for each in made] == [(WIDTH, 8), (2 * WIDTH, 4), (4 * WIDTH, 2)]
+    for whole, skipped in zip(given_up, made[:0:-1], strict=True):
+        assert torch.equal(whole[:, skipped.shape[1] :], skipped)
+
+
 def test_a_chunk_of_another_length_is_filled_up_with_zeros() -> None:
     unet, (actions, times, condition) = make_unet(), inputs(3, 5)
     filled = torch.cat([actions, torch.zeros(3, 3, ACTIONS)], dim=1)
