@@ -12,8 +12,9 @@ from transformers import GemmaConfig, PI0Config, PI0ForConditionalGeneration
 
 from tests.policies import vlms
 from vla_cl.data import ObservationBatch
-from vla_cl.policies import Context, PolicyConfig, PolicyFeatures, build_policy
+from vla_cl.policies import Context, ContextShape, LayersShape, PolicyConfig, PolicyFeatures, build_policy
 from vla_cl.policies.expert import ActionExpert
+from vla_cl.policies.flow import FlowHead, FlowOptions
 from vla_cl.policies.hf_decoder import LanguageDecoder
 
 CAMERAS, STATE, ACTIONS, CHUNK, WIDTH, INNER, DRAWS = ("left", "right"), 4, 3, 5, 32, 96, 2
@@ -206,3 +207,25 @@ def test_the_gradients_of_every_weight_of_the_expert_agree(pair: Pair) -> None:
     state = pair.theirs.embed_action_time.state_proj.weight.grad
     assert state.abs().max() > 1e-3
     assert torch.allclose(ours.state.weight.grad, state, rtol=1e-3, atol=TOLERANCE)
+
+
+def test_with_the_published_sizes_the_expert_has_as_many_weights() -> None:
+    config = PI0Config()
+    text = config.vlm_config.text_config
+    shape = LayersShape(
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        text.head_dim,
+        text.vocab_size,
+    )
+    options = FlowOptions(network="expert", width_ratio=0.5, mlp_ratio=4.0, preconditioned=False)
+    context = ContextShape(shape.width, config.max_state_dim, layers=shape)
+    with torch.device("meta"):
+        theirs = PI0ForConditionalGeneration(config)
+        ours = FlowHead(options, context, config.chunk_size, config.max_action_dim)
+    parts = (theirs.model.dit.layers, theirs.model.dit.norm, theirs.embed_action_time, theirs.action_out_proj)
+    count = sum(each.numel() for part in parts for each in part.parameters())
+    assert sum(each.numel() for each in ours.parameters()) == count
+    assert count == pytest.approx(300e6, rel=0.1)  # the paper's "300M"
