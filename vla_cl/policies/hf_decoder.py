@@ -31,13 +31,15 @@ class LanguageDecoder:
     Args:
         model: The vision-language model without its language modelling head.
         lm_head: That head; None if it shares the weights of the input embeddings.
+        eager: Whether its attention adds masks to scores, instead of taking booleans.
         checkpointing: Whether the layers' activations are computed again in the backward pass.
     """
 
-    def __init__(self, model: Any, lm_head: nn.Linear | None, *, checkpointing: bool = False) -> None:
-        self.model, self.lm_head, self.checkpointing = model, lm_head, checkpointing
+    def __init__(
+        self, model: Any, lm_head: nn.Linear | None, *, eager: bool = False, checkpointing: bool = False
+    ) -> None:
+        self.model, self.lm_head, self.eager, self.checkpointing = model, lm_head, eager, checkpointing
         self.config = model.config.get_text_config()
-        self.eager = model.config._attn_implementation == "eager"
 
     @property
     def text(self) -> Any:

@@ -73,7 +73,8 @@ def read_config(folder: Path, layers: int = 0) -> Any:
     Raises:
         ConfigurationError: It is no such model, or not one that this backbone can feed.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as KNOWN
+    from transformers import AutoConfig
 
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigurationError(f"{folder} holds no model: {CONFIG_FILE} is missing; give what save_pretrained wrote")
@@ -85,13 +86,12 @@ def read_config(folder: Path, layers: int = 0) -> Any:
             f"{folder / CONFIG_FILE} describes no model that transformers can build without remote code "
             f"({first_line(error)}); give another model"
         ) from error
-    mapping = AutoModelForImageTextToText._model_mapping
-    if type(config) not in mapping:
+    if type(config) not in KNOWN:
         raise ConfigurationError(
             f"{folder} holds a {config.model_type!r} model, which is no image-text-to-text model; "
             f"give a vision-language model such as {EXAMPLE}"
         )
-    check_feedable(mapping[type(config)], config.model_type)
+    check_feedable(KNOWN[type(config)], config.model_type)
     return truncated(config, layers)
 
 

@@ -75,7 +75,12 @@ class HfVlmBackbone(Backbone):
         self._parameters_there = len(self._pretrained())
         if options.gradient_checkpointing:
             enable_checkpointing(self.model)
-        self.language = LanguageDecoder(self.model, self.lm_head, checkpointing=options.gradient_checkpointing)
+        self.language = LanguageDecoder(
+            self.model,
+            self.lm_head,
+            eager=options.attn_implementation == "eager",
+            checkpointing=options.gradient_checkpointing,
+        )
 
         width = config.hidden_size
         self.prefix = len(features.cameras) * count_image_tokens(self.model, self.images) + options.prompt_tokens
