@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from vla_cl.data import Statistics
 from vla_cl.evaluation import PolicyController, PolicyServer, RemoteController
 from vla_cl.policies import PolicyConfig, PolicyFeatures, build_policy
 
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 Evaluate = Callable[..., tuple[int, str]]
 
 RUN = (
@@ -38,7 +41,7 @@ RUN = (
     "evaluation.videos=0",
     "evaluation.zero_shot=false",
 )
-FEW = ("--episodes", "3", "--horizon", "40", "--processes", "1", "--seed", "4")
+FEW = ("--episodes", "2", "--horizon", "40", "--processes", "1", "--seed", "4")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_rows_of_a_served_run_are_those_of_the_run_itself_byte_for_byte(
     executable: str, run: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
     with serving(executable, str(run)) as (address, process):
-        for name, words in {"learned": (), "other": ("--suite", "mw5", "--task", "reach")}.items():
+        for name, words in {"learned": (), "other": ("--suite", "mw5", "--task", "push")}.items():
             assert evaluate(str(run), *words, *FEW, "--output", f"{name}-local.jsonl")[0] == 0
             status, complaint = evaluate("--server", address, *words, *FEW, "--output", f"{name}-remote.jsonl")
             assert status == 0, complaint
@@ -116,6 +119,19 @@ def test_a_server_says_what_it_serves(executable: str, run: Path) -> None:
     earlier = load_checkpoint(run / "checkpoints" / "stage_00", device="cpu").served()
     assert earlier.fingerprint != served.fingerprint
     assert earlier.stage == 0
+
+
+def test_the_documented_loop_runs(executable: str, run: Path, tmp_path: Path) -> None:
+    with serving(executable, str(run)) as (address, _):
+        loop = subprocess.run(
+            [sys.executable, EXAMPLES / "remote_loop.py", address, "mw3/window-close"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert loop.returncode == 0, loop.stderr
+    assert re.fullmatch(r"(success|failure) after \d+ steps\n", loop.stdout)
 
 
 def test_the_token_of_the_environment_opens_a_server(

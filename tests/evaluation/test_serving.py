@@ -347,9 +347,9 @@ def test_a_client_that_vanishes_leaves_the_others_alone(server: PolicyServer) ->
 
 
 def test_a_web_page_is_turned_away(server: PolicyServer) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        with connect(server.address, additional_headers={"Origin": "http://localhost:8000"}):
-            pass
+    page = {"Origin": "http://localhost:8000"}
+    with pytest.raises(InvalidStatus) as refused, connect(server.address, additional_headers=page):
+        pass
     assert refused.value.response.status_code == 403
 
 
@@ -425,9 +425,9 @@ def test_another_kind_of_server_is_told_apart() -> None:
                 RemoteController(f"ws://127.0.0.1:{port}", timeout=0.5)
             strange.shutdown()
             thread.join()
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        with pytest.raises(ServerError, match=r"nobody answers at .* within 0.3 s"):
-            RemoteController(f"ws://127.0.0.1:{mute.getsockname()[1]}", timeout=0.3)
+    complaint = r"nobody answers at .* within 0.3 s"
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(ServerError, match=complaint):
+        RemoteController(f"ws://127.0.0.1:{mute.getsockname()[1]}", timeout=0.3)
 
 
 def test_a_port_that_is_taken_is_one_line(policy: Policy, server: PolicyServer) -> None:
@@ -455,16 +455,16 @@ class Dropping(Controller):
 
 def test_a_query_whose_connection_breaks_is_repeated_exactly(policy: Policy) -> None:
     dropping = Dropping(PolicyController(policy), when=2)
-    with PolicyServer(dropping, served_for(policy), port=0) as server:
-        with RemoteController(server.address, pause=0.01) as remote:
-            broken = remote._connection
-            assert broken is not None
-            dropping.drop = lambda: broken.socket.shutdown(socket.SHUT_RDWR)
-            for n in range(4):
-                expected = PolicyController(policy).act(observations(2, seed=n), [n, n])
-                np.testing.assert_array_equal(remote.act(observations(2, seed=n), [n, n]), expected)
-            assert remote._connection is not broken
-            assert dropping.queries == 5
+    server = PolicyServer(dropping, served_for(policy), port=0)
+    with server, RemoteController(server.address, pause=0.01) as remote:
+        broken = remote._connection
+        assert broken is not None
+        dropping.drop = lambda: broken.socket.shutdown(socket.SHUT_RDWR)
+        for n in range(4):
+            expected = PolicyController(policy).act(observations(2, seed=n), [n, n])
+            np.testing.assert_array_equal(remote.act(observations(2, seed=n), [n, n]), expected)
+        assert remote._connection is not broken
+        assert dropping.queries == 5
 
 
 def test_a_server_that_starts_again_is_found_again(policy: Policy) -> None:
@@ -499,9 +499,9 @@ def test_another_policy_at_the_same_address_is_not_taken_for_the_first(policy: P
     remote = RemoteController(first.address, pause=0.01)
     first.close()
     port = int(first.address.rpartition(":")[2])
-    with PolicyServer(PolicyController(policy), served_for(policy, fingerprint="beef"), port=port):
-        with pytest.raises(ServerError, match="serves another policy than before"):
-            remote.act(observations(1), [0])
+    second = PolicyServer(PolicyController(policy), served_for(policy, fingerprint="beef"), port=port)
+    with second, pytest.raises(ServerError, match="serves another policy than before"):
+        remote.act(observations(1), [0])
 
 
 def test_a_reply_to_an_interrupted_query_is_not_taken_for_the_next_ones(policy: Policy) -> None:
