@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from vla_cl.data import Episode, Header, ObservationBatch, Statistics, WindowDataset, write_demonstrations
+from tests.training.frozen_backbone import FrozenBackbone, FrozenOptions
+from vla_cl.data import Episode, Header, Statistics, WindowDataset, write_demonstrations
 from vla_cl.data.features import features_folder
 from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures
-from vla_cl.policies.base import HEADS, Backbone, Context, ContextShape
+from vla_cl.policies.base import HEADS
 from vla_cl.policies.history import History
-from vla_cl.policies.images import views
 from vla_cl.strategies import build_strategy
 from vla_cl.tasks import find_task
 from vla_cl.training import (
@@ -32,45 +30,7 @@ from vla_cl.training import (
 )
 
 OPTIONS = TrainingOptions(steps=12, batch_size=8, warmup_steps=2, checkpoint_every=5, log_every=1)
-WIDTH, SIZE = 16, 64
-
-
-@dataclass(frozen=True)
-class FrozenOptions:
-    """None but whether it is frozen."""
-
-    frozen: bool = True
-
-
-class FrozenBackbone(Backbone):
-    """Frozen convolutions under a trained layer; counts how often the frozen part runs."""
-
-    Options = FrozenOptions
-    perceived = 0
-
-    def __init__(self, options: FrozenOptions, features: PolicyFeatures) -> None:
-        super().__init__()
-        self.options, self.features = options, features
-        self.frozen = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.GELU(), nn.Conv2d(8, WIDTH, 2, 2))
-        self.frozen.requires_grad_(not options.frozen)
-        self.trained = nn.Linear(WIDTH, WIDTH)
-        self.proprioception = nn.Linear(features.agent_pos_dim, WIDTH)
-        self.shape = ContextShape(WIDTH, features.agent_pos_dim, tokens=17)
-
-    def perceive(self, observation: ObservationBatch) -> Mapping[str, Tensor]:
-        type(self).perceived += 1
-        (view,) = views(observation, self.features)
-        maps = self.frozen(view.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        lengths = torch.tensor([float(len(text)) for text in observation.instruction], device=maps.device)
-        return {"maps": maps.flatten(2).mT + lengths[:, None, None] / 100}
-
-    def fingerprint(self) -> str:
-        return f"frozen {float(self.frozen[0].weight.detach().sum())}" if self.options.frozen else ""
-
-    def forward(self, observation: ObservationBatch) -> Context:
-        maps = (observation.features or self.perceive(observation))["maps"]
-        told = self.proprioception(observation.agent_pos)[:, None]
-        return Context(torch.cat([told, self.trained(maps)], dim=1), observation.agent_pos)
+WIDTH, SIZE = FrozenBackbone.width, 64
 
 
 def make_data(folder: Path, name: str = "task", seed: int = 0, **options: Any) -> WindowDataset:
