@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.policies.adapted import BACKBONES, adapt, backbone_policy
 from vla_cl.data import Batch
 from vla_cl.errors import CheckpointError
 from vla_cl.policies import Policy
+from vla_cl.policies.adapters import add_adapter, fold, freeze_adapter, freeze_base, remove_adapter, set_active
 
 PolicyOf = Callable[..., Policy]
 
@@ -144,3 +146,104 @@ def test_a_write_that_fails_keeps_what_was_there(
     with pytest.raises(Exception, match="no space left on the disk"):
         policy_of(seed=9).save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+# --- adapters ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_policy_that_grew_comes_back_as_it_was(backbone: str, batch_of: Callable[..., Batch], tmp_path: Path) -> None:
+    policy = backbone_policy(backbone)
+    adapt(policy, "one", 1, rank=2)
+    adapt(policy, "two", 2, rank=3, alpha=1.5, targets="linear", head=True)
+    adapt(policy, "three", 3, rank=2, targets="attention" if backbone != "lowdim" else "auto")
+    freeze_base(policy)
+    freeze_adapter(policy, "one")
+    policy.head.network.output.bias.requires_grad_(False)
+    remove_adapter(policy, "three")
+    set_active(policy, ["two"])
+    policy.save_pretrained(tmp_path)
+    loaded = Policy.from_pretrained(tmp_path)
+    assert loaded.adapters == policy.adapters and loaded.active_adapters == ("two",)
+    state = policy.state_dict()
+    assert state.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+    trained = {name: each.requires_grad for name, each in policy.named_parameters()}
+    assert {name: each.requires_grad for name, each in loaded.named_parameters()} == trained
+    assert 0 < sum(trained.values()) < len(trained)
+    observation = batch_of(3).observation
+    for route in (None, {}, {"one": 1.0}, {"one": 0.5, "two": torch.tensor([0.0, 1.0, 2.0])}):
+        assert torch.equal(loaded.act(observation, [0, 1, 2], route), policy.act(observation, [0, 1, 2], route))
+    add_adapter(loaded, "three")
+
+
+def test_adapters_lie_beside_the_weights_as_long_as_they_are_there(policy_of: PolicyOf, tmp_path: Path) -> None:
+    policy = policy_of(backbone="lowdim", adapter={"rank": 2})
+    add_adapter(policy, "task_1")
+    policy.save_pretrained(tmp_path)
+    files = ["adapter_config.json", "adapter_model.safetensors"]
+    for name in ("default", "task_1"):
+        assert sorted(path.name for path in (tmp_path / "adapters" / name).iterdir()) == files
+    fold(policy, "default")
+    policy.save_pretrained(tmp_path)
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["task_1"]
+    loaded = Policy.from_pretrained(tmp_path)
+    assert loaded.config == policy.config and list(loaded.adapters) == ["task_1"]
+    fold(policy, "task_1")
+    policy.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert Policy.from_pretrained(tmp_path).adapters == {}
+
+
+def test_a_checkpoint_is_the_same_bytes_whenever_it_is_written(policy_of: PolicyOf, tmp_path: Path) -> None:
+    policy = policy_of(backbone="lowdim", adapter={"rank": 2, "targets": "linear"})
+    policy.save_pretrained(tmp_path / "first")
+    Policy.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    first, second = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "first", tmp_path / "second")
+    )
+    assert first == second and len(first) == 4
+
+
+def test_a_checkpoint_from_before_adapters_is_read(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    for key in ("adapters", "active_adapters", "frozen"):
+        del config[key]
+    del config["policy"]["adapter"]
+    (saved / "config.json").write_text(json.dumps(config))
+    loaded = Policy.from_pretrained(saved)
+    assert loaded.adapters == {} and all(each.requires_grad for each in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapters": []}, "config.json is damaged"),
+        ({"adapters": {"default": {"rank": "many", "alpha": 1.0, "modules": []}}}, "config.json is damaged"),
+        ({"adapters": {"default": {"rank": 2}}}, "config.json is damaged"),
+        (
+            {"adapters": {"default": {"rank": 0, "alpha": 1.0, "modules": []}}},
+            "config.json is damaged .an adapter cannot have rank 0, alpha 1.0 and 0 layers",
+        ),
+        (
+            {"adapters": {}, "active_adapters": []},
+            "model.safetensors belongs to another policy .* it lacks 'backbone.mlp",
+        ),
+        (
+            {"adapters": {"default": {"rank": 2, "alpha": 1.0, "modules": ["backbone.nowhere"]}}},
+            "cannot be built here: policy 'compact' has no layer 'backbone.nowhere'",
+        ),
+        ({"active_adapters": ["other"]}, "cannot be built here: adapter 'other' is not registered"),
+        ({"frozen": ["backbone.nothing"]}, "config.json freezes 'backbone.nothing', which this policy lacks"),
+    ],
+)
+def test_adapters_that_do_not_fit_the_weights_are_recognised(
+    changes: dict[str, object], message: str, policy_of: PolicyOf, tmp_path: Path
+) -> None:
+    policy_of(backbone="lowdim", adapter={"rank": 2}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Policy.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)

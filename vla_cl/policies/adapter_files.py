@@ -20,7 +20,7 @@ from vla_cl.policies.adapter_layers import (
     refuse_while_merged,
     remove_adapter,
 )
-from vla_cl.policies.adapter_targets import Adapter
+from vla_cl.policies.adapter_targets import Adapter, check_adaptable
 
 if TYPE_CHECKING:
     from vla_cl.policies.policy import Policy
@@ -87,9 +87,10 @@ def load_adapter(policy: Policy, folder: str | Path, name: str) -> None:
     tensors, config = _read_weights(folder), _read_config(folder)
     adapter = _adapter(tensors, config, folder)
     try:
-        insert_adapter(policy, name, adapter)
+        check_adaptable(policy, adapter.modules)
     except ConfigurationError as error:
         raise CheckpointError(f"adapter {folder} does not fit: {error}") from error
+    insert_adapter(policy, name, adapter)
     try:
         _fill(policy, name, tensors, folder)
     except CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies.options import check_at_least
 
 if TYPE_CHECKING:
+    from vla_cl.policies.base import ActionHead, Backbone
     from vla_cl.policies.policy import Policy
 
 KIND = "adapter"
@@ -30,8 +32,7 @@ class AdapterOptions:
         targets: "auto" (the linear layers of the backbone's transformer, or what else it names), "attention" (those of
             them that belong to attention), "linear" (every linear layer of the backbone), or a regular expression that
             matches whole names of linear layers or convolutions inside the backbone (`layers\\.0\\..*`).
-        head: Whether the head is adapted too: with the first three, its linear layers (or those of its attention);
-            else, where the expression matches names inside it.
+        head: Whether the head is adapted too, and in the same way; its "auto" is every linear layer that is trained.
     """
 
     rank: int = 16
@@ -41,7 +42,7 @@ class AdapterOptions:
 
     def __post_init__(self) -> None:
         check_at_least(KIND, self, {"rank": 1})
-        if not self.alpha > 0:
+        if not 0 < self.alpha < math.inf:
             raise ConfigurationError(f"option alpha of {KIND} must be positive, got {self.alpha}")
         try:
             re.compile(self.targets)
@@ -66,6 +67,11 @@ class Adapter:
     alpha: float
     modules: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not self.modules:
+            layers = f"{len(self.modules)} layers"
+            raise ConfigurationError(f"an adapter cannot have rank {self.rank}, alpha {self.alpha} and {layers}")
+
 
 def resolve_targets(policy: Policy, options: AdapterOptions) -> tuple[str, ...]:
     """Names, inside the policy, of the layers that the options mean. A layer whose weights another shares is none.
@@ -73,14 +79,13 @@ def resolve_targets(policy: Policy, options: AdapterOptions) -> tuple[str, ...]:
     Raises:
         ConfigurationError: They mean none.
     """
-    parts: dict[str, nn.Module] = {"backbone": policy.backbone}
+    parts: dict[str, Backbone | ActionHead] = {"backbone": policy.backbone}
     if options.head:
         parts["head"] = policy.head
     found: list[str] = []
     for part, module in parts.items():
-        auto = policy.backbone.adapter_targets if part == "backbone" else ".*"
-        adaptable = dict(_adaptable(module))
-        found += (f"{part}.{name}" for name, layer in adaptable.items() if _meant(options.targets, name, layer, auto))
+        own = module.adapter_targets
+        found += (f"{part}.{name}" for name, layer in _adaptable(module) if _meant(options.targets, name, layer, own))
     if not found:
         linear = [name for name, layer in _adaptable(policy.backbone) if isinstance(layer, nn.Linear)]
         example = f"; it has, for instance, {linear[0]}" if linear else ""

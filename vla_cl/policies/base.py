@@ -273,9 +273,12 @@ class ActionHead(nn.Module, abc.ABC):
 
     Attributes:
         needs_layers: Whether it reads `Context.layers`.
+        adapter_targets: A regular expression that matches whole names, inside the head, of the linear layers that LoRA
+            adapts where it adapts heads.
     """
 
     Options: ClassVar[type]
+    adapter_targets: ClassVar[str] = ".*"
     needs_layers: bool = False
 
     def prepare(self, chunks: Tensor, generator: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from vla_cl.errors import CheckpointError, VlaClError
+from vla_cl.errors import CheckpointError, ConfigurationError, VlaClError
 from vla_cl.files import atomic_path, write_json
 from vla_cl.policies.adapter_files import save_adapter
 from vla_cl.policies.adapter_layers import insert_adapter, refuse_while_merged, set_active
@@ -150,7 +150,7 @@ def _read_config(path: Path) -> _Content:
         active = list(content.get("active_adapters", ()))
         config = PolicyConfig(**content["policy"])
         return _Content(config, PolicyFeatures(**features), adapters, active, content.get("frozen"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy") from error
 
 

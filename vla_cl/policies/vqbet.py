@@ -79,6 +79,7 @@ class VQBeTHead(ActionHead):
     """
 
     Options = VQBeTOptions
+    adapter_targets = r"(?!autoencoder\.).*"
     code_weights: Tensor
 
     def __init__(self, options: VQBeTOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
