@@ -13,7 +13,7 @@ import torch
 from tests.training.frozen_backbone import FrozenBackbone, FrozenOptions
 from vla_cl.data import Episode, Header, Statistics, WindowDataset, write_demonstrations
 from vla_cl.data.features import features_folder
-from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures
+from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures, build_policy
 from vla_cl.policies.base import HEADS
 from vla_cl.policies.history import History
 from vla_cl.strategies import build_strategy
@@ -31,6 +31,7 @@ from vla_cl.training import (
 
 OPTIONS = TrainingOptions(steps=12, batch_size=8, warmup_steps=2, checkpoint_every=5, log_every=1)
 WIDTH, SIZE = FrozenBackbone.width, 64
+STATISTICS = Statistics.from_ranges({"action": ((-1.0,) * 4, (1.0,) * 4), "agent_pos": ((0.0,) * 4, (1.0,) * 4)})
 
 
 def make_data(folder: Path, name: str = "task", seed: int = 0, **options: Any) -> WindowDataset:
@@ -74,8 +75,7 @@ def make_policy(head: str = "flow", frozen: bool = True, history: int = 1, **cha
         backbone = FrozenBackbone(FrozenOptions(frozen), features)
         kind = HEADS[head]
         policy = Policy(config, features, backbone, kind(kind.Options(), History(backbone.shape, history).shape, 4, 4))
-    ranges = {"action": ((-1.0,) * 4, (1.0,) * 4), "agent_pos": ((0.0,) * 4, (1.0,) * 4)}
-    policy.set_statistics(Statistics.from_ranges(ranges))
+    policy.set_statistics(STATISTICS)
     return policy
 
 
@@ -104,6 +104,34 @@ def test_training_from_the_cache_is_training_without_it(
     assert featured.features is not None
     (tensor,) = featured.features.layout
     assert (tensor.name, tensor.dtype, tensor.stored, tensor.shape) == ("maps", "float32", precision, (16, WIDTH))
+
+
+FROZEN_VLM = {"freeze_vision": True, "freeze_connector": True, "freeze_text": True, "architecture": "tiny_smolvlm"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("pretrained_compact", {"input_size": 64, "instruction_encoder": "learned"}),
+        ("hf_vlm", {**FROZEN_VLM, "proprioception": "context"}),
+        ("hf_vlm", {**FROZEN_VLM, "proprioception": "prefix"}),
+    ],
+)
+def test_the_frozen_backbones_learn_the_same_from_their_cache(
+    backbone: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    data = make_data(tmp_path)
+    config = PolicyConfig(name="real", backbone=backbone, backbone_options=options, chunk=4, execute=4)
+    training = replace(OPTIONS, steps=3)
+    found = []
+    for cached in (True, False):
+        policy = build_policy(config, PolicyFeatures(4, 4, cameras=("front",), image_size=SIZE), 0)
+        policy.set_statistics(STATISTICS)
+        featured = with_cached_features(policy, data, training) if cached else data
+        assert bool(featured.batch([0]).observation.pixels) is not cached
+        found.append(losses(policy, featured, training))
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_precision_halves_what_is_kept(tmp_path: Path) -> None:
