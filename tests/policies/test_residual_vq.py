@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -109,6 +110,17 @@ def test_fitting_is_a_function_of_its_seeds_and_leaves_the_global_generator_alon
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in fitted.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_loaded_codebook_is_known_to_be_fitted_and_so_is_a_copy(fitted: ChunkAutoencoder) -> None:
+    outer = torch.nn.Sequential(make_autoencoder(steps=0))
+    outer.load_state_dict(torch.nn.Sequential(make_autoencoder(steps=0)).state_dict())
+    assert not outer[0].fitted
+    outer.load_state_dict(torch.nn.Sequential(fitted).state_dict())
+    again = copy.deepcopy(outer[0])
+    assert outer[0].fitted and again.fitted
+    again.load_state_dict(make_autoencoder(steps=0).state_dict())
+    assert outer[0].fitted and not again.fitted
 
 
 def test_it_is_frozen_before_and_after_fitting(fitted: ChunkAutoencoder) -> None:

@@ -68,10 +68,10 @@ class ChunkAutoencoder(nn.Module):
         width: Of the hidden layers of encoder and decoder.
 
     Attributes:
-        fitted: Bool scalar, whether `fit` has run; part of the state.
+        fitted: Whether `fit` has run, here or before the state was saved.
     """
 
-    fitted: Tensor
+    known: Tensor
 
     def __init__(self, chunk: int, action_dim: int, *, groups: int, codes: int, dim: int, width: int) -> None:
         super().__init__()
@@ -79,7 +79,9 @@ class ChunkAutoencoder(nn.Module):
         self.encoder = _mlp(chunk * action_dim, width, dim)
         self.quantiser = ResidualQuantiser(groups, codes, dim)
         self.decoder = _mlp(dim, width, chunk * action_dim)
-        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("known", torch.tensor(False))  # `fitted`, as part of the state
+        self.fitted = False
+        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]
         self.requires_grad_(False)
 
     def encode(self, actions: Tensor) -> Tensor:
@@ -123,7 +125,14 @@ class ChunkAutoencoder(nn.Module):
             optimiser.step()
             schedule.step()
         self.requires_grad_(False)
-        self.fitted.fill_(True)
+        self.known.fill_(True)
+        self.fitted = True
+
+
+def _read_fitted(autoencoder: nn.Module, keys: object) -> None:
+    """Once, when a state is loaded: asking a GPU in every step would make it wait."""
+    assert isinstance(autoencoder, ChunkAutoencoder)
+    autoencoder.fitted = bool(autoencoder.known)
 
 
 class _MovingCodes:

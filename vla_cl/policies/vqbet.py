@@ -210,7 +210,7 @@ class VQBeTHead(ActionHead):
         return torch.cat([codes.flatten(1)[:, None].expand(-1, self.chunk, -1), offsets], dim=-1)
 
     def _check_fitted(self) -> None:
-        if not bool(self.autoencoder.fitted):
+        if not self.autoencoder.fitted:
             raise ConfigurationError("this policy has no codebook of actions yet; call policy.prepare before training")
 
 
