@@ -31,7 +31,8 @@ def arguments(output: Path, demonstrations: Path, strategy: str = "replay") -> l
 
 def fingerprint(run: Path) -> dict[str, str]:
     """Checksums of everything that must not depend on a kill: weights, strategy state and episode rows."""
-    kept = [*run.glob("checkpoints/stage_*/*"), *run.glob("episodes/*.jsonl")]
+    kept = [*run.glob("checkpoints/stage_*/**/*"), *run.glob("episodes/*.jsonl")]
+    kept = [path for path in kept if path.is_file()]
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(kept)}
 
 
@@ -80,6 +81,75 @@ def test_a_killed_run_ends_with_the_same_weights_and_rows(
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == uninterrupted
     assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+GROWING = """
+from vla_cl.policies.adapters import AdapterOptions, add_adapter, fold, freeze_adapter, freeze_base, set_active
+from vla_cl.strategies import STRATEGIES, Strategy
+
+
+@STRATEGIES.decorator("growing")
+class Growing(Strategy):
+    # the first task trains all; each later one an adapter of its own; that of the task before goes into the base
+    def begin_task(self, task, policy, data):
+        super().begin_task(task, policy, data)
+        if self.stage:
+            freeze_base(policy)
+            add_adapter(policy, f"task_{self.stage}", AdapterOptions(rank=4), self.seed)
+
+    def end_task(self, task, policy, data):
+        if self.stage == 1:
+            freeze_adapter(policy, "task_1")
+        elif self.stage == 2:
+            fold(policy, "task_1")
+
+    def route(self, observation):
+        return {f"task_{self.stage}": 0.5} if self.stage > 0 else {}
+"""
+"""A strategy whose policy grows and shrinks, as a user's own file."""
+
+
+def growing_arguments(folder: Path, demonstrations: Path) -> list[str]:
+    (folder / "growing.py").write_text(GROWING)
+    line = arguments(folder, demonstrations, strategy="growing")
+    return [
+        *line,
+        "length=3",
+        "evaluation.zero_shot=false",
+        "evaluation.episodes=1",
+        f"plugins=[{folder / 'growing.py'}]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("grown")
+    line = command(*growing_arguments(folder, demonstrations))
+    finished = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    found = fingerprint(folder / "run")
+    adapters = {name.split("/adapters/")[0][-2:] + name.split("/adapters/")[1] for name in found if "adapters" in name}
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    assert adapters == {f"{place}/{file}" for place in ("01task_1", "02task_2") for file in files}
+    return found
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda run: (run / "checkpoints/stage_01").exists(),
+        lambda run: any(run.glob("checkpoints/training/stage_02/step_*")),
+    ],
+    ids=["between two adapters", "inside the second adapter's training"],
+)
+def test_a_killed_run_whose_policy_grows_ends_the_same(
+    moment: Callable[[Path], bool], tmp_path: Path, demonstrations: Path, grown: dict[str, str], vla_cl: VlaCl
+) -> None:
+    line = growing_arguments(tmp_path, demonstrations)
+    kill_when(lambda: moment(tmp_path / "run"), command(*line))
+    finished = vla_cl(*line)
+    assert finished.returncode == 0, finished.stderr
+    assert fingerprint(tmp_path / "run") == grown
 
 
 def test_interrupt_is_resumable_and_says_so(
