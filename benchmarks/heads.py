@@ -32,15 +32,15 @@ from vla_cl.strategies import build_strategy
 from vla_cl.tasks import Task, TaskSuite, get_suite
 from vla_cl.training import fit, limit_threads
 
-SUITE, DEMONSTRATIONS, STEPS, EPISODES = "mw3", 25, 2000, 50
+SUITE, DEMONSTRATIONS, STEPS, EPISODES = "mw3", 25, 1000, 50
 HEADS: dict[str, list[str]] = {
     "flow": [],
-    "diffusion": ["policy.head=diffusion"],
+    "diffusion": ["policy.head=diffusion", "policy.head_options.network=transformer", "policy.head_options.width=128"],
     "regression": ["policy.head=regression"],
     "act": ["policy.head=act"],
     "gmm": ["policy.head=gmm"],
-    "tokens": ["policy.head=tokens"],
-    "fast": ["policy.head=fast"],
+    "tokens": ["policy.head=tokens", "policy.head_options.width=128", "policy.head_options.layers=2"],
+    "fast": ["policy.head=fast", "policy.head_options.width=128", "policy.head_options.layers=2"],
     "vqbet": ["policy.head=vqbet"],
 }
 """What is said on the command line to have each head, beyond `policy=compact`."""
