@@ -3,9 +3,9 @@
     python benchmarks/heads.py [--head NAME ...]
 
 Each head gets the same 25 demonstrations a task, the same batches and the same number of optimiser steps; then each
-task is tried from 50 held-out initial states. The table says success, seconds to train, milliseconds for a chunk of actions
-(one observation at a time, one thread), and parameters. The last line of the output is JSON. On two idle cores a head
-takes about four minutes, of which most is training; rows are computed in `--jobs` processes.
+task is tried from 50 held-out initial states. The table says success, seconds to train, milliseconds for a chunk of
+actions (one observation at a time, one thread), and parameters. The last line of the output is JSON. On two idle cores
+a head takes one to five minutes, of which most is training; rows are computed in `--jobs` processes.
 """
 
 from __future__ import annotations

@@ -64,4 +64,4 @@ class SimulationError(VlaClError):
 
 
 class ServerError(VlaClError):
-    """A policy server that is not there, is none, refuses a query or went away; or a message that breaks the protocol."""
+    """A policy server is not there, is none, refuses a query or went away; or a message breaks the protocol."""

@@ -12,7 +12,8 @@ from tests.policies.conftest import RANGES
 from tests.policies.vlms import save_vlm
 from vla_cl.config import ExperimentConfig, compose, policy_names
 from vla_cl.data import Batch, ObservationBatch, Statistics
-from vla_cl.policies import Policy, PolicyFeatures, build_policy
+from vla_cl.errors import ConfigurationError
+from vla_cl.policies import Policy, PolicyFeatures, build_policy, check_policy
 from vla_cl.seeding import torch_generator
 
 PRESETS = tuple(name for name in policy_names() if name not in ("compact", "lowdim"))
@@ -95,3 +96,33 @@ def test_a_preset_says_what_its_paper_says(name: str) -> None:
     said = {**vars(config.training), **vars(config.policy)}
     said |= {**config.policy.backbone_options, **config.policy.head_options, **config.policy.adapter}
     assert {key: said[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_parts_are_found_to_fit_without_weights(name: str, tmp_path: Path) -> None:
+    config = composed(name).policy
+    if name in FAMILIES:
+        folder = save_vlm(tmp_path, FAMILIES[name])
+        for weights in folder.glob("*.safetensors"):
+            weights.unlink()
+        changes = {"path": str(folder), "layers": 2, "prompt_tokens": 96}
+        config = replace(config, backbone_options={**config.backbone_options, **changes})
+    check_policy(replace(config, head_options={**config.head_options, "bins": 32}) if name == "openvla" else config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["policy=compact", "policy.head_options.network=expert"], "use backbone hf_vlm"),
+        (["policy=compact", "policy.head=regression", "policy.head_options.network=decoder"], "hf_vlm"),
+        (["policy=lowdim", "policy.head=tokens", "policy.head_options.decoder=backbone"], "hf_vlm"),
+        (["policy=tiny_vla", "policy.history=3"], "sees one moment; set policy.history=1"),
+        (["policy=tiny_vla", "policy.backbone_options.proprioception=context"], "proprioception"),
+        (["policy=lowdim", "policy.privileged=false"], "set privileged=true"),
+    ],
+)
+def test_parts_that_mean_nothing_together_are_refused_with_the_reason(overrides: list[str], reason: str) -> None:
+    (config,) = compose(["suite=mw3", *overrides])
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        check_policy(config.policy)
+    assert "\n" not in str(caught.value)

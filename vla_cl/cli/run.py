@@ -84,9 +84,7 @@ def _check(config: ExperimentConfig) -> None:
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
-    from vla_cl.policies import BACKBONES, HEADS
-    from vla_cl.policies.adapters import AdapterOptions
-    from vla_cl.policies.options import build_options
+    from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
     from vla_cl.training import resolve_device
@@ -101,10 +99,7 @@ def _check(config: ExperimentConfig) -> None:
         given_demonstrations(Path(config.dataset), sequence)
     resolve_device(config.device)
     build_strategy(config.strategy["name"], config.strategy_options, config.seed)
-    policy = config.policy
-    build_options(f"backbone {policy.backbone!r}", BACKBONES[policy.backbone].Options, policy.backbone_options)
-    build_options(f"head {policy.head!r}", HEADS[policy.head].Options, policy.head_options)
-    build_options("policy.adapter", AdapterOptions, policy.adapter)
+    check_policy(config.policy)
 
 
 def print_summary(folders: list[Path]) -> None:

@@ -30,7 +30,7 @@ from vla_cl.policies.base import (
     PolicyFeatures,
     PolicyOutput,
 )
-from vla_cl.policies.policy import Policy, build_policy
+from vla_cl.policies.policy import Policy, build_policy, check_policy
 
 __all__ = [
     "BACKBONES",
@@ -46,4 +46,5 @@ __all__ = [
     "PolicyFeatures",
     "PolicyOutput",
     "build_policy",
+    "check_policy",
 ]

@@ -229,6 +229,15 @@ class Backbone(nn.Module, abc.ABC):
         """
         return cls(options, features)
 
+    @classmethod
+    def outline(cls, options: Any, features: PolicyFeatures) -> ContextShape:
+        """Shape of the contexts of a backbone of these options, found without loading weights.
+
+        Raises:
+            ConfigurationError: There can be no such backbone here.
+        """
+        return cls.build(options, features).shape
+
     def save_files(self, folder: Path) -> None:
         """Write what `build` needs beyond options and weights (a model's configuration, a tokenizer) into a folder that
         need not exist yet. No weights.

@@ -46,6 +46,7 @@ class HfVlmBackbone(Backbone):
         options: Which model, and how.
         features: Shapes of what it sees.
         files: Where `save_files` wrote; the model is built from there, without weights.
+        weights: Whether the weights of `options.path` are loaded.
 
     Attributes:
         model: The vision-language model without its language modelling head.
@@ -58,12 +59,14 @@ class HfVlmBackbone(Backbone):
     Options = HfVlmOptions
     adapter_targets = r"model\.(?!.*vision).*\blayers\.\d+\..*_proj"
 
-    def __init__(self, options: HfVlmOptions, features: PolicyFeatures, files: Path | None = None) -> None:
+    def __init__(
+        self, options: HfVlmOptions, features: PolicyFeatures, files: Path | None = None, *, weights: bool = True
+    ) -> None:
         super().__init__()
         if not features.cameras:
             raise ConfigurationError(f"{KIND} sees through cameras; set pixels=true, or use backbone lowdim")
         self.options, self.features = options, features
-        whole, tokenizer, self.images = _load(options, files)
+        whole, tokenizer, self.images = _load(options, files, weights)
         config = whole.config.get_text_config()
         self.prompts = Prompts(tokenizer, options.prompt, options.prompt_tokens, config.vocab_size)
         self.model: Any = whole.base_model
@@ -97,6 +100,10 @@ class HfVlmBackbone(Backbone):
     @classmethod
     def build(cls, options: Any, features: PolicyFeatures, files: Path | None = None) -> Backbone:
         return cls(options, features, files)
+
+    @classmethod
+    def outline(cls, options: Any, features: PolicyFeatures) -> ContextShape:
+        return cls(options, features, weights=False).shape
 
     def save_files(self, folder: Path) -> None:
         """The model's configuration, the normalisation of its images, and its tokenizer."""
@@ -251,7 +258,7 @@ class HfVlmBackbone(Backbone):
         return [parameter for module in modules for parameter in module.parameters()]
 
 
-def _load(options: HfVlmOptions, files: Path | None) -> tuple[Any, Any, ImageFormat]:
+def _load(options: HfVlmOptions, files: Path | None, weights: bool) -> tuple[Any, Any, ImageFormat]:
     """Model, tokenizer and image format."""
     dtype, attention = getattr(torch, options.dtype), options.attn_implementation
     if files is not None:
@@ -267,7 +274,11 @@ def _load(options: HfVlmOptions, files: Path | None) -> tuple[Any, Any, ImageFor
     folder = model_folder(options.path, options.revision)
     config = read_config(folder, options.layers)
     tokenizer = read_tokenizer(folder)
-    return load_model(folder, config, dtype, attention), tokenizer, ImageFormat.read(config, folder)
+    if weights:
+        model = load_model(folder, config, dtype, attention)
+    else:
+        model = new_model(config, dtype, attention, initialised=False)
+    return model, tokenizer, ImageFormat.read(config, folder)
 
 
 def _towers(model: Any) -> list[nn.Module]:

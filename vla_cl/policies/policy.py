@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -247,11 +248,8 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
         UnknownNameError: The backbone, the head, an option or the normalisation is unknown.
         ConfigurationError: The parts do not fit each other or the features.
     """
-    _check(config)
     backbone_class, head_class = BACKBONES[config.backbone], HEADS[config.head]
-    backbone_options = build_options(f"backbone {config.backbone!r}", backbone_class.Options, config.backbone_options)
-    head_options = build_options(f"head {config.head!r}", head_class.Options, config.head_options)
-    adapter_options = build_options("policy.adapter", AdapterOptions, config.adapter)
+    backbone_options, head_options, adapter_options = _checked_options(config)
     backbone_options = backbone_class.resolve(backbone_options)
     resolved = replace(
         config,
@@ -273,7 +271,41 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
     return policy
 
 
-def _check(config: PolicyConfig) -> None:
+def check_policy(config: PolicyConfig) -> None:
+    """Find out, before there are demonstrations or weights, whether the parts can be had and fit each other.
+
+    Raises:
+        UnknownNameError: The backbone, the head or an option is unknown.
+        ConfigurationError: The parts do not fit each other, or a pretrained model cannot be had.
+    """
+    backbone_options, head_options, _ = _checked_options(config)
+    features = replace(
+        _ANY_TASK,
+        cameras=tuple(config.cameras or _ANY_TASK.cameras) if config.pixels else (),
+        image_size=config.image_size,
+        environment_state_dim=_ANY_TASK.environment_state_dim if config.privileged else 0,
+        history=config.history,
+    )
+    with torch.random.fork_rng(devices=[]):
+        shape = History(BACKBONES[config.backbone].outline(backbone_options, features), config.history).shape
+        HEADS[config.head](head_options, shape, config.chunk, features.action_dim)
+
+
+_ANY_TASK = PolicyFeatures(action_dim=4, agent_pos_dim=4, cameras=("first", "second"), environment_state_dim=39)
+
+
+def _checked_options(config: PolicyConfig) -> tuple[Any, Any, AdapterOptions]:
+    """Options of the backbone, the head and the adapter."""
+    backbone_class, head_class = BACKBONES[config.backbone], HEADS[config.head]
+    _check_numbers(config)
+    return (
+        build_options(f"backbone {config.backbone!r}", backbone_class.Options, config.backbone_options),
+        build_options(f"head {config.head!r}", head_class.Options, config.head_options),
+        build_options("policy.adapter", AdapterOptions, config.adapter),
+    )
+
+
+def _check_numbers(config: PolicyConfig) -> None:
     last = config.chunk - config.lookback
     if config.chunk < 1 or not 1 <= config.execute <= last or config.lookback < 0:
         back = f" less policy.lookback={config.lookback}" if config.lookback else ""
