@@ -104,7 +104,7 @@ def test_a_presets_parts_are_found_to_fit_without_weights(name: str, tmp_path: P
     if name in FAMILIES:
         folder = save_vlm(tmp_path, FAMILIES[name])
         for weights in folder.glob("*.safetensors"):
-            weights.unlink()
+            weights.write_bytes(b"")  # not looked into
         changes = {"path": str(folder), "layers": 2, "prompt_tokens": 96}
         config = replace(config, backbone_options={**config.backbone_options, **changes})
     check_policy(replace(config, head_options={**config.head_options, "bins": 32}) if name == "openvla" else config)

@@ -128,6 +128,20 @@ def truncated(config: Any, layers: int) -> Any:
     return config
 
 
+def check_weights(folder: Path) -> None:
+    """See that a folder holds weights that can be read.
+
+    Raises:
+        ConfigurationError: It holds none, or only pickled ones.
+    """
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        why = "only pickled weights, which can run code" if pickled else "no weights"
+        raise ConfigurationError(
+            f"{folder} holds {why}; save the model with save_pretrained, which writes model.safetensors"
+        )
+
+
 def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
     """The model of a folder with its weights.
 
@@ -137,12 +151,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, attention: str) ->
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    if not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        why = "only pickled weights, which can run code" if pickled else "no weights"
-        raise ConfigurationError(
-            f"{folder} holds {why}; save the model with save_pretrained, which writes model.safetensors"
-        )
+    check_weights(folder)
     try:
         with quiet():
             model, report = AutoModelForImageTextToText.from_pretrained(

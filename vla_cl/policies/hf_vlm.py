@@ -31,7 +31,15 @@ from vla_cl.policies.hf_decoder import (
 from vla_cl.policies.hf_images import ImageFormat, count_image_tokens, image_tokens
 from vla_cl.policies.hf_options import KIND, HfVlmOptions
 from vla_cl.policies.hf_prompt import Prompts, read_tokenizer
-from vla_cl.policies.hf_source import CONFIG_FILE, load_model, model_folder, new_model, read_config, truncated
+from vla_cl.policies.hf_source import (
+    CONFIG_FILE,
+    check_weights,
+    load_model,
+    model_folder,
+    new_model,
+    read_config,
+    truncated,
+)
 from vla_cl.policies.images import views
 
 
@@ -274,6 +282,7 @@ def _load(options: HfVlmOptions, files: Path | None, weights: bool) -> tuple[Any
     folder = model_folder(options.path, options.revision)
     config = read_config(folder, options.layers)
     tokenizer = read_tokenizer(folder)
+    check_weights(folder)
     if weights:
         model = load_model(folder, config, dtype, attention)
     else:
