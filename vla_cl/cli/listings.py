@@ -68,6 +68,7 @@ def policies(plugin: list[str] | None = PluginOption, as_json: bool = JsonOption
     for each in listed["presets"]:
         sees = [f"{each['image_size']} px images"] if each["pixels"] else []
         sees += ["simulator state"] if each["privileged"] else []
+        sees += [f"{each['history']} moments"] if each["history"] > 1 else []
         row = [each["name"], each["backbone"], each["head"], each["chunk"], each["execute"], ", ".join(sees)]
         rows.append([str(value) for value in row])
     print_table(columns, rows, title="policies (policy=NAME)")
@@ -113,7 +114,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _shown(options: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={'null' if value is None else value}" for key, value in options.items()) or "-"
+    return ", ".join(f"{key}={_value(value)}" for key, value in options.items()) or "-"
+
+
+def _value(value: Any) -> str:
+    """As it is written on the command line; what would break the line, as its escape."""
+    return "null" if value is None else str(value).replace("\n", "\\n")
 
 
 def _preset_names() -> list[str]:
