@@ -3,7 +3,7 @@
     python benchmarks/heads.py [--head NAME ...]
 
 Each head gets the same 25 demonstrations a task, the same batches and the same number of optimiser steps; then each
-task is tried from 50 held-out initial states. The table says success, seconds to train, milliseconds for a chunk of
+task is tried from 20 held-out initial states. The table says success, seconds to train, milliseconds for a chunk of
 actions (one observation at a time, one thread), and parameters. The last line of the output is JSON. On two idle cores
 a head takes one to five minutes, of which most is training; rows are computed in `--jobs` processes.
 """
@@ -32,7 +32,7 @@ from vla_cl.strategies import build_strategy
 from vla_cl.tasks import Task, TaskSuite, get_suite
 from vla_cl.training import fit, limit_threads
 
-SUITE, DEMONSTRATIONS, STEPS, EPISODES = "mw3", 25, 1000, 50
+SUITE, DEMONSTRATIONS, STEPS, EPISODES = "mw3", 25, 1000, 20
 HEADS: dict[str, list[str]] = {
     "flow": [],
     "diffusion": ["policy.head=diffusion", "policy.head_options.network=transformer", "policy.head_options.width=128"],
