@@ -26,6 +26,12 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that no other tests leave features in."""
+    return tmp_path_factory.mktemp("demonstrations")
+
+
 def line(output: Path, data: Path, plugin: Path, *more: str) -> list[str]:
     policy = ("policy=compact", "policy.backbone=frozen", "policy.cameras=[corner2]")
     places = (f"output={output}", f"data={data}", f"plugins=[{plugin}]", "name=run")
