@@ -106,6 +106,8 @@ class TaskSequence:
         learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
         if learned:
             self.policy = run.restore(learned - 1, self.policy, self.strategy)
+        else:
+            self.policy.prepare(self.demonstrations(self.sequence[0]), config.seed)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
         if replays and caches_features(self.policy, config.training):
             for task in self.sequence[:learned]:  # what it replays from may have gone since
@@ -241,7 +243,6 @@ class TaskSequence:
         policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
         declared = self.suite.ranges
         policy.set_statistics(Statistics.from_ranges(declared) if declared else compute_statistics(first))
-        policy.prepare(first, config.seed)
         return policy.to(resolve_device(config.device)).eval()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -163,12 +161,10 @@ def test_it_runs_under_bfloat16_autocast(head: ActionHead) -> None:
     loss.sum().backward()
 
 
-def test_it_is_restored_from_its_weights_and_files(head: ActionHead, tmp_path: Path) -> None:
+def test_it_is_restored_from_its_weights(head: ActionHead) -> None:
     name = next(each for each in BUILT_IN if HEADS[each] is type(head))
-    head.save_files(tmp_path)
     options = build_options(f"head {name!r}", HEADS[name].Options, SMALL.get(name, {}))
     again = HEADS[name](options, shape_of(WIDTH, TOKENS), CHUNK, ACTIONS)
-    again.load_files(tmp_path)
     again.load_state_dict(head.state_dict())
     tokens, actions, padding = inputs()
     noise = noise_of(head)

@@ -191,13 +191,6 @@ class Context:
             layers=tuple((keys[rows], values[rows]) for keys, values in self.layers),
         )
 
-    def repeat(self, draws: int) -> Context:
-        """Every row `draws` times in a row, for heads that draw several samples a context."""
-        if draws == 1:
-            return self
-        rows = torch.arange(len(self), device=self.tokens.device).repeat_interleave(draws)
-        return self[rows]
-
 
 class Backbone(nn.Module, abc.ABC):
     """Observation to context. A subclass declares `Options`, a frozen dataclass, and is built as
@@ -294,17 +287,7 @@ class ActionHead(nn.Module, abc.ABC):
         """Learn what must be known about actions before training: a tokenizer, a codebook.
 
         Called once, on the first task's normalised chunks (W, chunk, A), on the CPU; later tasks must do with what was
-        learned then. Heads that know no such thing leave it alone.
-        """
-
-    def save_files(self, folder: Path) -> None:
-        """Write what `prepare` learned and `state_dict` does not hold into a folder that need not exist yet."""
-
-    def load_files(self, folder: Path) -> None:
-        """Read what `save_files` wrote.
-
-        Raises:
-            CheckpointError: A file is missing or damaged.
+        learned then, which belongs into `state_dict`. Heads that know no such thing leave it alone.
         """
 
     @abc.abstractmethod

@@ -35,11 +35,10 @@ def save_policy(policy: Policy, folder: Path) -> None:
     """Write a policy into a folder, the weights first: a folder with a configuration is complete."""
     from safetensors.torch import save_file
 
-    from vla_cl.policies.policy import BACKBONE_FILES, HEAD_FILES
+    from vla_cl.policies.policy import BACKBONE_FILES
 
     refuse_while_merged(policy, "saved")
     policy.backbone.save_files(folder / BACKBONE_FILES)
-    policy.head.save_files(folder / HEAD_FILES)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,9 @@ from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
 from vla_cl.policies.encoders import ConvolutionalEncoder, PatchEncoder
-from vla_cl.policies.images import views
-from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
-from vla_cl.policies.layers import TransformerLayer, token
+from vla_cl.policies.images import check_cameras, views
+from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
+from vla_cl.policies.layers import TransformerLayer, token, token_mlp
 from vla_cl.policies.options import check_at_least, check_choice
 
 
@@ -62,8 +61,7 @@ class CompactBackbone(Backbone):
 
     def __init__(self, options: CompactOptions, features: PolicyFeatures) -> None:
         super().__init__()
-        if not features.cameras:
-            raise ConfigurationError("backbone 'compact' sees through cameras; set pixels=true, or use backbone lowdim")
+        check_cameras("backbone 'compact'", features)
         stride = 4 if options.encoder == "conv" else options.patch
         if features.image_size % stride:
             raise ConfigurationError(f"image_size must be a multiple of {stride}, got {features.image_size}")
@@ -75,9 +73,7 @@ class CompactBackbone(Backbone):
 
         self.instruction = build_instruction_encoder(resolve_instruction_encoder(options.instruction_encoder))
         self.instruction_token = nn.Linear(self.instruction.embedding_dim, width)
-        self.proprioception_token = nn.Sequential(
-            nn.Linear(features.agent_pos_dim, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.proprioception_token = token_mlp(features.agent_pos_dim, width)
         self.encoder: ConvolutionalEncoder | PatchEncoder
         if options.encoder == "conv":
             self.encoder = ConvolutionalEncoder(
@@ -99,9 +95,7 @@ class CompactBackbone(Backbone):
 
     @classmethod
     def resolve(cls, options: Any) -> Any:
-        return dataclasses.replace(
-            options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
-        )
+        return with_instruction_encoder(options)
 
     def forward(self, observation: ObservationBatch) -> Context:
         """Instruction, proprioception, then the images' tokens."""

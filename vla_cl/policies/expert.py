@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import Context, LayersShape
 from vla_cl.policies.expert_layer import ExpertLayer, Memory, Rotation
-from vla_cl.policies.layers import time_embedding, zeroed
+from vla_cl.policies.layers import causal_mask, time_embedding, zeroed
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class ActionExpert(nn.Module):
         embedded = time_embedding(times.flatten(), self.width, *self.periods).view(*times.shape, 1, -1)
         embedded = embedded.expand(-1, -1, self.chunk, -1)
         hidden = self.mix(torch.cat([self.actions(actions), embedded], dim=-1)).flatten(1, 2).float()
-        among = torch.ones(self.chunk, self.chunk, dtype=torch.bool, device=actions.device)
-        if self.causal:
-            among = among.tril()
+        among = causal_mask(self.chunk, actions.device)
+        if not self.causal:
+            among = torch.ones_like(among)
         draw = torch.arange(draws, device=actions.device).repeat_interleave(self.chunk)
         among = among.repeat(draws, draws) & (draw[:, None] == draw)
         joint, cross = ((cosines.repeat(1, draws, 1), sines.repeat(1, draws, 1)) for cosines, sines in digest.rotations)

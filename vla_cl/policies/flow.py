@@ -12,7 +12,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean, repeat_last
 from vla_cl.policies.expert import ActionExpert
 from vla_cl.policies.expert_layer import ACTIVATIONS
-from vla_cl.policies.networks import NETWORKS, language_layers
+from vla_cl.policies.networks import NETWORKS, chunk_network, language_layers
 from vla_cl.policies.options import check_at_least, check_choice
 
 KIND = "head 'flow'"
@@ -166,15 +166,8 @@ class FlowHead(ActionHead):
 
 def _network(options: FlowOptions, shape: ContextShape, chunk: int, action_dim: int) -> nn.Module:
     if options.network != "expert":
-        return NETWORKS[options.network](
-            shape.width,
-            chunk,
-            action_dim,
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=True,
-        )
+        network: nn.Module = chunk_network(options, shape, chunk, action_dim, timed=True)
+        return network
     layers = language_layers(KIND, options.network, shape)
     return ActionExpert(
         layers,

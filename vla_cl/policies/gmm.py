@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean
-from vla_cl.policies.networks import NETWORKS
+from vla_cl.policies.networks import NETWORKS, chunk_network
 from vla_cl.policies.options import check_at_least, check_choice
 
 LOW_STD = 1e-4
@@ -104,15 +104,7 @@ class GMMHead(ActionHead):
     def __init__(self, options: GMMOptions, shape: ContextShape, chunk: int, action_dim: int) -> None:
         super().__init__()
         self.modes, self.min_std, self.act_std = options.modes, options.min_std, options.act_std
-        self.network = NETWORKS[options.network](
-            shape.width,
-            chunk,
-            options.modes * (1 + 2 * action_dim),
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=False,
-        )
+        self.network = chunk_network(options, shape, chunk, options.modes * (1 + 2 * action_dim))
         self.network.output.reset_parameters()  # modes that start alike would stay alike
         self.register_buffer("normals", _quasi_normals(options.divergence_samples, action_dim), persistent=False)
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import Context, LayersShape
+from vla_cl.policies.layers import causal_mask
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -140,9 +141,7 @@ class LanguageDecoder:
         mask = context.mask
         if mask is None:
             mask = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=device)
-        among = torch.ones(new, new, dtype=torch.bool, device=device)
-        if causal:
-            among = among.tril()
+        among = causal_mask(new, device) if causal else torch.ones(new, new, dtype=torch.bool, device=device)
         visible = torch.cat([mask[:, None, None].expand(-1, 1, new, -1), among.expand(batch, 1, -1, -1)], dim=-1)
         positions = mask.sum(dim=1, keepdim=True) + torch.arange(new, device=device)
         hidden, layers = self.run(embeddings, visible, positions, context.layers, layers=True)
@@ -175,7 +174,7 @@ def prefix_visibility(mask: Tensor, prefix: int, *, bidirectional: bool) -> Tens
     bidirectional prefix of so many tokens, all of that prefix. What comes after the prefix is never seen from within.
     """
     length = mask.shape[1]
-    visible = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    visible = causal_mask(length, mask.device)
     if bidirectional:
         visible[:prefix, :prefix] = True
     return visible & mask[:, None, None]

@@ -40,7 +40,8 @@ from vla_cl.policies.hf_source import (
     read_config,
     truncated,
 )
-from vla_cl.policies.images import views
+from vla_cl.policies.images import check_cameras, views
+from vla_cl.policies.layers import token_mlp
 
 
 @BACKBONES.decorator("hf_vlm")
@@ -71,8 +72,7 @@ class HfVlmBackbone(Backbone):
         self, options: HfVlmOptions, features: PolicyFeatures, files: Path | None = None, *, weights: bool = True
     ) -> None:
         super().__init__()
-        if not features.cameras:
-            raise ConfigurationError(f"{KIND} sees through cameras; set pixels=true, or use backbone lowdim")
+        check_cameras(KIND, features)
         self.options, self.features = options, features
         whole, tokenizer, self.images = _load(options, files, weights)
         config = whole.config.get_text_config()
@@ -97,9 +97,7 @@ class HfVlmBackbone(Backbone):
         self.prefix = len(features.cameras) * count_image_tokens(self.model, self.images) + options.prompt_tokens
         self.proprioception: nn.Module | None = None
         if options.proprioception != "none":
-            self.proprioception = nn.Sequential(
-                nn.Linear(features.agent_pos_dim, width), nn.GELU(), nn.Linear(width, width)
-            )
+            self.proprioception = token_mlp(features.agent_pos_dim, width)
         # a token behind the decoder's output has no keys and values in its layers
         layers = None if options.proprioception == "context" else self.language.shape
         tokens = self.prefix + (self.proprioception is not None)

@@ -10,6 +10,16 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import PolicyFeatures
 
 
+def check_cameras(kind: str, features: PolicyFeatures) -> None:
+    """Check that there is something to see; `kind` says for whom.
+
+    Raises:
+        ConfigurationError: There are no cameras.
+    """
+    if not features.cameras:
+        raise ConfigurationError(f"{kind} sees through cameras; set pixels=true, or use backbone lowdim")
+
+
 def views(observation: ObservationBatch, features: PolicyFeatures) -> list[Tensor]:
     """Each camera's images (B, H, W, 3) uint8, in the order of `features.cameras`.
 

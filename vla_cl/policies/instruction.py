@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -41,6 +42,11 @@ def resolve_instruction_encoder(name: str) -> str:
             "or train a new policy with instruction_encoder=learned"
         )
     return name
+
+
+def with_instruction_encoder(options: Any) -> Any:
+    """A backbone's options with their `instruction_encoder` resolved, as `Backbone.resolve` wants them."""
+    return dataclasses.replace(options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder))
 
 
 def build_instruction_encoder(name: str) -> InstructionEncoder:

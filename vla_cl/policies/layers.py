@@ -99,7 +99,20 @@ class TransformerLayer(nn.Module):
 
     def forward(self, hidden: Tensor, memory: Memory | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, Q, width); `mask` (Q, Q) is that of the self-attention, e.g. `causal_mask(Q)`."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), mask=mask)
+        return self._onward(hidden + self.attention(self.attention_norm(hidden), mask=mask), memory)
+
+    def step(self, hidden: Tensor, past: Memory | None, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """One more token (B, 1, width) under a causal mask, after those whose keys and values `past` holds; it, and the
+        past with it.
+        """
+        normed = self.attention_norm(hidden)
+        seen = self.attention.remember(normed)
+        if past is not None:
+            seen = Memory(torch.cat([past.keys, seen.keys], dim=2), torch.cat([past.values, seen.values], dim=2))
+        return self._onward(hidden + self.attention(normed, seen), memory), seen
+
+    def _onward(self, hidden: Tensor, memory: Memory | None) -> Tensor:
+        """From behind the self-attention on."""
         if self.cross is not None and self.cross_norm is not None:
             hidden = hidden + self.cross(self.cross_norm(hidden), memory)
         output: Tensor = hidden + self.mlp(hidden)
@@ -122,6 +135,11 @@ def time_embedding(times: Tensor, width: int, shortest: float = 4e-3, longest: f
 def token(count: int, width: int) -> nn.Parameter:
     """Learned vectors (count, width): positions, kinds of token, queries."""
     return nn.Parameter(torch.randn(count, width) * 0.02)
+
+
+def token_mlp(inputs: int, width: int) -> nn.Sequential:
+    """Two layers that make a token (..., width) of a vector (..., inputs), such as proprioception."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:

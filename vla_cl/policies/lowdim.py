@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
-from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
+from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
 from vla_cl.policies.layers import ResidualMLP
 from vla_cl.policies.options import check_at_least
 
@@ -54,9 +53,7 @@ class LowDimBackbone(Backbone):
 
     @classmethod
     def resolve(cls, options: Any) -> Any:
-        return dataclasses.replace(
-            options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
-        )
+        return with_instruction_encoder(options)
 
     def forward(self, observation: ObservationBatch) -> Context:
         """One token (B, 1, D)."""

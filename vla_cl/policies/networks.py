@@ -97,6 +97,21 @@ class ChunkTransformer(nn.Module):
 NETWORKS: dict[str, type[ChunkMLP] | type[ChunkTransformer]] = {"mlp": ChunkMLP, "transformer": ChunkTransformer}
 
 
+def chunk_network(options: Any, shape: ContextShape, chunk: int, outputs: int, *, timed: bool = False) -> Any:
+    """The network of `NETWORKS` that a head's options name, in the sizes they give.
+
+    Args:
+        options: With `network`, `width`, `layers` and `heads`.
+        shape: Of the contexts.
+        chunk: Actions, or other slots.
+        outputs: Numbers of each; the action's where noisy actions are given.
+        timed: Whether it is given noisy actions and times.
+    """
+    return NETWORKS[options.network](
+        shape.width, chunk, outputs, width=options.width, layers=options.layers, heads=options.heads, timed=timed
+    )
+
+
 def language_layers(kind: str, network: str, shape: ContextShape) -> LayersShape:
     """The shape of the language model behind contexts, for a network that needs one.
 

@@ -38,8 +38,8 @@ FIRST_ADAPTER = "default"
 """Name of the adapter that a policy's configuration asks for."""
 HeadLoss = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
 """`ActionHead.loss`, or something that computes the same."""
-BACKBONE_FILES, HEAD_FILES = "backbone", "head"
-"""Folders, inside a saved policy's, of what its parts keep beside their weights."""
+BACKBONE_FILES = "backbone"
+"""Folder, inside a saved policy's, of what its backbone keeps beside the weights."""
 
 
 class Policy(nn.Module):
@@ -241,7 +241,7 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
         config: What it is made of.
         features: Shapes of what it sees and does.
         seed: Of the initial weights.
-        files: Folder of a saved policy, whose weights are about to be loaded: what the parts keep beside weights is
+        files: Folder of a saved policy, whose weights are about to be loaded: what the backbone keeps beside weights is
             read from it, pretrained weights are not fetched, and no adapter is added.
 
     Raises:
@@ -262,8 +262,6 @@ def build_policy(config: PolicyConfig, features: PolicyFeatures, seed: int, file
         backbone = backbone_class.build(backbone_options, features, None if files is None else files / BACKBONE_FILES)
         shape = History(backbone.shape, features.history).shape
         head = head_class(head_options, shape, config.chunk, features.action_dim)
-        if files is not None:
-            head.load_files(files / HEAD_FILES)
         policy = Policy(resolved, features, backbone, head)
     if config.adapter and files is None:
         freeze_base(policy, head=adapter_options.head)

@@ -4,7 +4,6 @@ it from packages: no model hub.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
 from vla_cl.policies.efficientnet import EfficientNetLite0
 from vla_cl.policies.encoders import InstructedKeypoints
-from vla_cl.policies.images import views
-from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
-from vla_cl.policies.layers import TransformerLayer, token
+from vla_cl.policies.images import check_cameras, views
+from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
+from vla_cl.policies.layers import TransformerLayer, token, token_mlp
 from vla_cl.policies.options import check_at_least, check_choice
 
 KIND = "backbone 'pretrained_compact'"
@@ -80,8 +79,7 @@ class PretrainedCompactBackbone(Backbone):
 
     def __init__(self, options: PretrainedCompactOptions, features: PolicyFeatures) -> None:
         super().__init__()
-        if not features.cameras:
-            raise ConfigurationError(f"{KIND} sees through cameras; set pixels=true, or use backbone lowdim")
+        check_cameras(KIND, features)
         self.options, self.features = options, features
         width, cameras = options.width, len(features.cameras)
         self.vision = EfficientNetLite0(options.stride)
@@ -89,9 +87,7 @@ class PretrainedCompactBackbone(Backbone):
         size = -(-options.input_size // options.stride)
         self.instruction = build_instruction_encoder(resolve_instruction_encoder(options.instruction_encoder))
         self.instruction_token = nn.Linear(self.instruction.embedding_dim, width)
-        self.proprioception_token = nn.Sequential(
-            nn.Linear(features.agent_pos_dim, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.proprioception_token = token_mlp(features.agent_pos_dim, width)
         channels = self.vision.channels
         self.readers: nn.ModuleList = nn.ModuleList(
             KeypointReader(channels, options.channels, options.keypoints, size, width)
@@ -107,9 +103,7 @@ class PretrainedCompactBackbone(Backbone):
 
     @classmethod
     def resolve(cls, options: Any) -> Any:
-        return dataclasses.replace(
-            options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
-        )
+        return with_instruction_encoder(options)
 
     @classmethod
     def build(cls, options: Any, features: PolicyFeatures, files: Path | None = None) -> PretrainedCompactBackbone:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean
-from vla_cl.policies.networks import NETWORKS, language_layers
+from vla_cl.policies.networks import NETWORKS, chunk_network, language_layers
 from vla_cl.policies.options import check_at_least, check_choice
 from vla_cl.policies.parallel_decoding import SLOTS, ParallelDecoding
 
@@ -79,15 +79,8 @@ class RegressionHead(ActionHead):
 
 def _network(options: RegressionOptions, shape: ContextShape, chunk: int, action_dim: int) -> nn.Module:
     if options.network != "decoder":
-        return NETWORKS[options.network](
-            shape.width,
-            chunk,
-            action_dim,
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=False,
-        )
+        network: nn.Module = chunk_network(options, shape, chunk, action_dim)
+        return network
     return ParallelDecoding(
         language_layers(KIND, options.network, shape),
         chunk,

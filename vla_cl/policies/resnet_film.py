@@ -6,7 +6,6 @@ arXiv 1512.03385.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, PolicyFeatures
-from vla_cl.policies.images import views
-from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
-from vla_cl.policies.layers import token, zeroed
+from vla_cl.policies.images import check_cameras, views
+from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
+from vla_cl.policies.layers import token, token_mlp, zeroed
 from vla_cl.policies.options import check_at_least, check_choice
 
 KIND = "backbone 'resnet_film'"
@@ -69,9 +68,8 @@ class ResNetFiLMBackbone(Backbone):
 
     def __init__(self, options: ResNetFiLMOptions, features: PolicyFeatures) -> None:
         super().__init__()
+        check_cameras(KIND, features)
         cameras, width = len(features.cameras), options.width
-        if not cameras:
-            raise ConfigurationError(f"{KIND} sees through cameras; set pixels=true, or use backbone lowdim")
         if options.pooling == "spatial_softmax" and features.image_size <= (stride := 4 * 2 ** (options.stages - 1)):
             raise ConfigurationError(
                 f"{KIND} has a feature map of one place, so no keypoints: image_size {features.image_size}, "
@@ -81,19 +79,15 @@ class ResNetFiLMBackbone(Backbone):
         self.shape = ContextShape(width, features.agent_pos_dim, tokens=2 + cameras)
         self.instruction = build_instruction_encoder(resolve_instruction_encoder(options.instruction_encoder))
         told = self.instruction.embedding_dim
-        self.instruction_token = nn.Sequential(nn.Linear(told, width), nn.GELU(), nn.Linear(width, width))
-        self.proprioception_token = nn.Sequential(
-            nn.Linear(features.agent_pos_dim, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.instruction_token = token_mlp(told, width)
+        self.proprioception_token = token_mlp(features.agent_pos_dim, width)
         self.encoders = nn.ModuleList(ResNetEncoder(options, told) for _ in range(1 if options.shared else cameras))
         self.kinds = token(2 + cameras, width)
         self.norm = nn.LayerNorm(width)
 
     @classmethod
     def resolve(cls, options: Any) -> Any:
-        return dataclasses.replace(
-            options, instruction_encoder=resolve_instruction_encoder(options.instruction_encoder)
-        )
+        return with_instruction_encoder(options)
 
     def forward(self, observation: ObservationBatch) -> Context:
         """Instruction, proprioception, then a token a camera."""

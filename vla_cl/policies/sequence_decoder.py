@@ -132,18 +132,10 @@ class OwnDecoder(SequenceDecoder):
     def step(self, state: _OwnState, tokens: Tensor) -> tuple[Tensor, _OwnState]:
         hidden = F.embedding(tokens[:, None], self.embedding) + self.positions[state.position]
         past: list[Memory] = []
-        for index, each in enumerate(self.layers):
-            layer = cast(TransformerLayer, each)
-            normed = layer.attention_norm(hidden)
-            seen = layer.attention.remember(normed)
-            if state.past:
-                before = state.past[index]
-                seen = Memory(torch.cat([before.keys, seen.keys], 2), torch.cat([before.values, seen.values], 2))
+        for index, layer in enumerate(self.layers):
+            before = state.past[index] if state.past else None
+            hidden, seen = cast(TransformerLayer, layer).step(hidden, before, state.context[index])
             past.append(seen)
-            hidden = hidden + layer.attention(normed, seen)
-            if layer.cross is not None and layer.cross_norm is not None:
-                hidden = hidden + layer.cross(layer.cross_norm(hidden), state.context[index])
-            hidden = hidden + layer.mlp(hidden)
         scores: Tensor = self.output(self.norm(hidden)).float()
         return scores[:, 0], _OwnState(state.context, past, state.position + 1)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.base import HEADS, ActionHead, Context, ContextShape, masked_mean, repeat_last
 from vla_cl.policies.layers import zeroed
-from vla_cl.policies.networks import NETWORKS
+from vla_cl.policies.networks import NETWORKS, chunk_network
 from vla_cl.policies.options import check_at_least, check_choice
 from vla_cl.policies.residual_vq import ChunkAutoencoder
 
@@ -99,15 +99,7 @@ class VQBeTHead(ActionHead):
             dim=options.dim,
             width=options.autoencoder_width,
         )
-        self.network = NETWORKS[options.network](
-            shape.width,
-            1,
-            options.width,
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            timed=False,
-        )
+        self.network = chunk_network(options, shape, 1, options.width)
         self.network.output.reset_parameters()  # not the head's last layer
         self.chosen = nn.Parameter(torch.randn(options.groups - 1, options.codes, options.width))
         self.logits = nn.ModuleList(_classifier(options.width, options.codes) for _ in range(options.groups))
