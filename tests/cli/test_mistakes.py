@@ -11,7 +11,8 @@ import weakref
 
 import pytest
 
-from vla_cl.cli.main import interrupts_kept, main
+from vla_cl.cli.interrupts import interrupts_kept
+from vla_cl.cli.main import main
 
 RUN = ("run", "suite=mw5", "policy=lowdim", "strategy=sequential")
 

@@ -212,6 +212,36 @@ def test_a_sweep_side_by_side_is_interrupted_as_one(everyone: bool, tmp_path: Pa
     assert "run the same command again" in errors and "Traceback" not in errors
 
 
+LOSING_INTERRUPTS = """
+from vla_cl.strategies import STRATEGIES, Strategy
+
+class Falling:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+@STRATEGIES.decorator("interrupted")
+class Interrupted(Strategy):
+    steps = 0
+
+    def after_step(self, parameters):
+        self.steps += 1
+        if self.steps == 5:
+            Falling()
+"""
+
+
+def test_an_interrupt_that_falls_into_a_destructor_of_a_run_side_by_side_is_not_lost(
+    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+) -> None:
+    plugin = tmp_path / "interrupted.py"
+    plugin.write_text(LOSING_INTERRUPTS)
+    places = (f"output={tmp_path / 'runs'}", f"data={demonstrations}", "--plugin", str(plugin))
+    sweep = ("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=interrupted", "seed=0,1", "--jobs", "2")
+    done = vla_cl(*sweep, *places, *TINY, "training.steps=100000", "evaluation.zero_shot=false", timeout=120)
+    assert done.returncode == 130
+    assert "run the same command again" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_killing_a_sweep_ends_the_runs_that_it_started(tmp_path: Path, demonstrations: Path) -> None:
     places = (f"output={tmp_path}", f"data={demonstrations}")
     sweep = ("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", "--jobs", "2")

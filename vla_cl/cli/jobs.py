@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vla_cl.cli.interrupts import interrupts_kept
 from vla_cl.errors import SimulationError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def _run_one(config: ExperimentConfig, level: int) -> Path | None:
     progress.bars = False
     load_plugins(config.plugins)
     try:
-        return run_experiment(config)
+        with interrupts_kept():
+            return run_experiment(config)
     except KeyboardInterrupt:
         return None
     finally:

@@ -6,23 +6,19 @@ line on stderr; 130 interrupted.
 
 from __future__ import annotations
 
-import _thread
 import errno
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import typer
 
 from vla_cl import __version__
 from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, serve, tasks
+from vla_cl.cli.interrupts import interrupts_kept
 from vla_cl.errors import VlaClError
 
-_MOMENT = 0.05  # seconds
 INTERRUPTED = 130
 MISTAKE = 2
 
@@ -105,24 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{os.strerror(error.errno)}{place}; make room or choose another folder, and run the command again"
         )
     return status if isinstance(status, int) else 0
-
-
-@contextmanager
-def interrupts_kept() -> Iterator[None]:
-    """A Ctrl-C that falls into a destructor or the callback of a weak reference is printed and lost: raise it again."""
-    usual = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            threading.Timer(_MOMENT, _thread.interrupt_main).start()  # at once it would be lost in this hook, too
-        else:
-            usual(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = usual
 
 
 def _interrupted() -> int:
