@@ -75,6 +75,7 @@ class LoadedCheckpoint:
             suite=self.config.get("suite", ""),
             tasks=tuple(task.name for task in _tasks(self.config, None, None)) if self.config else (),
             rendering=self.rendering,
+            told_task=self.controller.told_task,
         )
 
 
@@ -98,7 +99,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", plugins: Sequence[str
     place = resolve_device(device)
     policy = Policy.from_pretrained(checkpoint).to(place).eval()
     strategy = _strategy(checkpoint, config)
-    controller = PolicyController(policy, strategy.route if strategy else None, place)
+    controller = PolicyController(policy, strategy, place)
     return LoadedCheckpoint(checkpoint, config, policy, controller)
 
 

@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import itertools
 import json
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -30,13 +29,14 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vla_cl.config_schema import schema_keys, store_schema, strategy_keys
 from vla_cl.data import CollectionOptions, check_instructions, given_checksum
 from vla_cl.envs import ObservationOptions, RenderingOptions
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.evaluation import EvaluationOptions
 from vla_cl.policies import PolicyConfig
 from vla_cl.registry import load_plugins
-from vla_cl.strategies import STRATEGIES
+from vla_cl.strategies import STRATEGIES, strategy_names
 from vla_cl.tasks import Task, get_suite
 from vla_cl.training import TrainingOptions
 
@@ -56,7 +56,12 @@ class ExperimentConfig:
         length: Keep only the first stages; null keeps all.
         seed: Of initial weights, batches, noise and strategy. Initial states of the evaluation do not depend on it.
         policy: Backbone, head and what the policy sees.
-        strategy: `name`, and the strategy's own options.
+        strategy: `name`, and the strategy's own options. `strategy=replay+ewc` runs two together; their options are
+            then `strategy.replay.ratio`, `strategy.ewc.strength`.
+        boundaries: What the strategy is told of them: "known", or "unknown": no boundary is announced, and only
+            strategies that can do without are let run. Which task acts is never told unless a strategy needs it.
+        blur: Share of a task's steps, at either end, in which its batches mix with its neighbours' in the sequence,
+            0 (sharp) to 0.5; see `vla_cl.training.BlurredStream`.
         dataset: Demonstrations to learn from instead of collecting them: a file, or a folder with one a task, in our
             layout, robomimic's or LIBERO's (see `vla_cl.data.given`).
         dataset_instructions: What the robot is told in training on a `dataset`: "file", its own words, or "task".
@@ -81,6 +86,8 @@ class ExperimentConfig:
     seed: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     strategy: Any = MISSING
+    boundaries: str = "known"
+    blur: float = 0.0
     dataset: str | None = None
     dataset_instructions: str = "file"
     collection: CollectionOptions = field(default_factory=CollectionOptions)
@@ -96,6 +103,10 @@ class ExperimentConfig:
     assets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.boundaries not in ("known", "unknown"):
+            raise ConfigurationError(f"boundaries must be known or unknown, got {self.boundaries!r}")
+        if not 0.0 <= self.blur <= 0.5:
+            raise ConfigurationError(f"blur must be 0 to 0.5, got {self.blur}")
         if self.dataset is not None:
             check_instructions(self.dataset_instructions, self.training.instructions)
 
@@ -193,8 +204,8 @@ def compose(overrides: Sequence[str], preset: str | None = None) -> list[Experim
     """
     parsed = _parse([*([f"preset={preset}"] if preset else []), *overrides])
     load_plugins([plugin for override in parsed if override.key_or_group == "plugins" for plugin in _plugins(override)])
-    _store_schema()
     _check_names(parsed)
+    store_schema(ExperimentConfig, _values(parsed, "strategy"))
     choices = [_choices(override) for override in parsed]
     return [_compose_one([_opened(text) for text in combination]) for combination in itertools.product(*choices)]
 
@@ -274,28 +285,6 @@ def _instantiate(composed: DictConfig) -> ExperimentConfig:
     return ExperimentConfig(**values)
 
 
-def _store_schema() -> None:
-    """Tell Hydra the keys and types: the root's, and each registered strategy's."""
-    store = ConfigStore.instance()
-    schema = OmegaConf.structured(ExperimentConfig)
-    for key in ("collection", "training", "evaluation", "rendering", "policy"):
-        OmegaConf.set_readonly(schema[key], None)
-    store.store(name="schema", node=schema)
-    for name in STRATEGIES:
-        options = STRATEGIES[name].Options
-        fields: list[Any] = [("name", str, field(default=name))]
-        hints = typing.get_type_hints(options)
-        fields += [(each.name, hints[each.name], _field_default(each)) for each in dataclasses.fields(options)]
-        node = dataclasses.make_dataclass(options.__qualname__.replace(".", ""), fields)
-        store.store(group="strategy", name=name, node=node)
-
-
-def _field_default(each: dataclasses.Field[Any]) -> Any:
-    if each.default_factory is not dataclasses.MISSING:
-        return field(default_factory=each.default_factory)
-    return field(default=MISSING if each.default is dataclasses.MISSING else each.default)
-
-
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         if "=" not in text:
@@ -321,20 +310,25 @@ def _check_names(overrides: Sequence[Override]) -> None:
         "protocol": (protocol_names(), ""),
         "preset": (_group_files("preset"), ""),
     }
-    chosen: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.key_or_group
-        if key in known:
-            names, listing = known[key]
-            swept = override.is_sweep_override()
-            chosen[key] = list(override.sweep_string_iterator()) if swept else [str(override.value())]
-            for value in chosen[key]:
-                if value not in names:
-                    raise UnknownNameError(key, value, names, listing)
-    keys = _schema_keys() + _strategy_keys(chosen.get("strategy", ["sequential"]))
+    for key, (names, listing) in known.items():
+        for value in _values(overrides, key):
+            for name in strategy_names(value) if key == "strategy" else [value]:
+                if name not in names:
+                    raise UnknownNameError(key, name, names, listing)
+    keys = schema_keys(ExperimentConfig) + strategy_keys(_values(overrides, "strategy") or ["sequential"])
     for override in overrides:
         if override.key_or_group not in known and not override.is_add() and not override.is_delete():
             _check_key(override.key_or_group, keys)
+
+
+def _values(overrides: Sequence[Override], key: str) -> list[str]:
+    """What the last override of a group names, or sweeps over."""
+    values: list[str] = []
+    for override in overrides:
+        if override.key_or_group == key:
+            swept = override.is_sweep_override()
+            values = list(override.sweep_string_iterator()) if swept else [str(override.value())]
+    return values
 
 
 def _check_key(key: str, keys: Sequence[str]) -> None:
@@ -347,25 +341,6 @@ def _check_key(key: str, keys: Sequence[str]) -> None:
     suggestion = leaves.get(leaf) or (near[0] if near else leaves[near_leaf[0]] if near_leaf else None)
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""
     raise ConfigurationError(f"key {key!r} is unknown{hint} (vla-cl run --dry-run suite=mw5 prints all)")
-
-
-def _strategy_keys(names: Sequence[str]) -> list[str]:
-    """The options of the chosen strategies; one that a swept strategy lacks is refused when that run is composed."""
-    return [f"strategy.{each.name}" for name in names for each in dataclasses.fields(STRATEGIES[name].Options)]
-
-
-def _schema_keys() -> list[str]:
-    def walk(kind: type, prefix: str) -> list[str]:
-        keys = []
-        hints = typing.get_type_hints(kind)
-        for each in dataclasses.fields(kind):
-            nested = hints[each.name]
-            keys.append(f"{prefix}{each.name}")
-            if dataclasses.is_dataclass(nested):
-                keys += walk(nested, f"{prefix}{each.name}.")  # type: ignore[arg-type]
-        return keys
-
-    return walk(ExperimentConfig, "")
 
 
 def _group_files(group: str) -> list[str]:

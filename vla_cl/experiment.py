@@ -31,13 +31,23 @@ from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summ
 from vla_cl.evaluation.report import write_report
 from vla_cl.files import write_json
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
+from vla_cl.policies.adapters import adapter_names, adapter_parameters
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
-from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
+from vla_cl.strategies import (
+    STRATEGIES,
+    Strategy,
+    build_strategy,
+    combined_needs,
+    strategy_names,
+    trained_parameters,
+)
 from vla_cl.tasks import Task, TaskSuite, common_dimensions, get_suite
 from vla_cl.tensorboard import TensorBoardLog
 from vla_cl.training import (
+    BlurredStream,
+    TaskStream,
     TrainingRow,
     caches_features,
     fit,
@@ -104,8 +114,10 @@ class TaskSequence:
         self.policy: Policy = self.fresh_policy()
         self.strategy: Strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
         learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
+        check_boundaries(config, self.strategy)
         if learned:
             self.policy = run.restore(learned - 1, self.policy, self.strategy)
+            self.strategy.bind(self.policy)
         else:
             self.policy.prepare(self.demonstrations(self.sequence[0]), config.seed)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
@@ -129,7 +141,9 @@ class TaskSequence:
         """One stage: demonstrations, training under the strategy, checkpoint."""
         demonstrations = self.demonstrations(task)
         started = time.perf_counter()
-        self.strategy.begin_task(task, self.policy, demonstrations)
+        told = self.config.boundaries == "known"
+        if told or stage == 0:
+            self.strategy.begin_task(task, self.policy, demonstrations)
         demonstrations = self.featured(demonstrations)  # now that it is known what is trained
         log = self.run.training_log(stage)
 
@@ -140,7 +154,7 @@ class TaskSequence:
         with progress_bar(f"training {task.name}", self.config.training.steps) as advance:
             fit(
                 self.policy,
-                demonstrations,
+                self.stream(stage, demonstrations),
                 self.strategy,
                 self.config.training,
                 seed=self.config.seed,
@@ -149,7 +163,8 @@ class TaskSequence:
                 on_row=on_row,
                 on_step=advance,
             )
-        self.strategy.end_task(task, self.policy, demonstrations)
+        if told:
+            self.strategy.end_task(task, self.policy, demonstrations)
         enforce_needs(self.strategy)
         self.run.store(stage, self.policy, self.strategy)
         self.run.add_to_ledger(
@@ -171,7 +186,7 @@ class TaskSequence:
         rows: list[EpisodeRow] = []
         with progress_bar(f"evaluating {tried} tasks", tried * options.episodes) as advance:
             rows += evaluate_stage(
-                PolicyController(self.policy, self.strategy.route, resolve_device(self.config.device)),
+                PolicyController(self.policy, self.strategy, resolve_device(self.config.device)),
                 self.sequence,
                 stage=stage,
                 options=options,
@@ -186,6 +201,23 @@ class TaskSequence:
         self.run.store_rows(stage, rows)
         self.run.add_to_ledger(stage, evaluate_seconds=time.perf_counter() - started)
         self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])
+
+    def stream(self, stage: int, demonstrations: WindowDataset) -> TaskStream:
+        """What training reads at a stage: the task's windows, near blurry boundaries mixed with its neighbours'."""
+        options, seed = self.config.training, derive_seed(self.config.seed, "train", stage)
+        if not self.config.blur:
+            return TaskStream(demonstrations, options.batch_size, seed)
+        before = self.featured(self.demonstrations(self.sequence[stage - 1])) if stage else None
+        last = stage == len(self.sequence) - 1
+        return BlurredStream(
+            demonstrations,
+            before,
+            None if last else self.featured(self.demonstrations(self.sequence[stage + 1])),
+            steps=options.steps,
+            blur=self.config.blur,
+            batch_size=options.batch_size,
+            seed=seed,
+        )
 
     def featured(self, demonstrations: WindowDataset) -> WindowDataset:
         """The windows with what a frozen backbone makes of them in place of pixels, where that is known beforehand."""
@@ -246,6 +278,20 @@ class TaskSequence:
         return policy.to(resolve_device(config.device)).eval()
 
 
+def check_boundaries(config: ExperimentConfig, strategy: Strategy) -> None:
+    """Hold a strategy to what it can do without.
+
+    Raises:
+        ConfigurationError: Boundaries are not announced, and it cannot do without.
+    """
+    if config.boundaries == "unknown" and not strategy.task_free:
+        able = ", ".join(name for name in STRATEGIES if STRATEGIES[name].task_free)
+        raise ConfigurationError(
+            f"strategy {config.strategy['name']!r} must be told where tasks begin and end, and boundaries=unknown says "
+            f"nothing of that; use boundaries=known, or one of: {able}"
+        )
+
+
 def enforce_needs(strategy: Strategy) -> None:
     """Hold a strategy to what it declares, since the report prints that.
 
@@ -257,13 +303,18 @@ def enforce_needs(strategy: Strategy) -> None:
         raise ConfigurationError(f"strategy {name} keeps demonstrations; declare `needs = Needs(raw_data=True)`")
 
 
-def costs(policy: Policy, strategy: Strategy) -> dict[str, int]:
-    """What the policy and the strategy hold, in bytes and in trained parameters."""
+def costs(policy: Policy, strategy: Strategy) -> dict[str, float]:
+    """What the policy and the strategy hold, in bytes and parameters, and what the strategy costs in forward passes."""
     parameters = list(policy.parameters())
+    grown = [each for name in adapter_names(policy) for each in adapter_parameters(policy, name).values()]
+    grown += [each for module in strategy.modules().values() for each in module.parameters()]
     return {
         "policy_bytes": sum(each.numel() * each.element_size() for each in parameters),
         "strategy_bytes": _tensor_bytes(strategy.state_dict()) + strategy.memory_bytes,
-        "trainable_parameters": sum(each.numel() for each in parameters if each.requires_grad),
+        "trainable_parameters": sum(each.numel() for each in trained_parameters(policy, strategy).values()),
+        "extra_parameters": sum(each.numel() for each in grown),
+        "extra_passes": float(strategy.extra_passes),
+        "acting_passes": float(strategy.acting_passes),
     }
 
 
@@ -273,7 +324,7 @@ def finish(run: RunFolder, config: ExperimentConfig, sequence: tuple[Task, ...])
     timed = ("collect_seconds", "train_seconds", "evaluate_seconds")
     metrics = summarise(run.rows(), [task.name for task in sequence])
     metrics["seconds"] = sum(entry.get(key, 0.0) for entry in ledger for key in timed)
-    metrics["strategy_needs"] = asdict(STRATEGIES[config.strategy["name"]].needs)
+    metrics["strategy_needs"] = asdict(combined_needs(strategy_names(config.strategy["name"])))
     write_json(run.path / "metrics.json", metrics)
     with closing(TensorBoardLog(run.path / "tensorboard", config.training.steps)) as log:
         log.results(to_dict(config), metrics)

@@ -18,6 +18,7 @@ from vla_cl.envs import EnvironmentPool, ObservationOptions
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EvaluationOptions, PolicyController, rollout
 from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures, build_policy
+from vla_cl.strategies import Strategy
 from vla_cl.tasks import Task, get_suite
 
 
@@ -72,10 +73,11 @@ def test_actions_of_a_row_follow_its_seed_and_not_its_company(policy: Policy) ->
 def test_the_strategy_chooses_adapters_from_the_observation_alone(policy: Policy) -> None:
     routed: list[ObservationBatch] = []
 
-    def route(observation: ObservationBatch) -> None:
-        routed.append(observation)
+    class Routing(Strategy):
+        def route(self, observation: ObservationBatch) -> None:
+            routed.append(observation)
 
-    PolicyController(policy, route).act(observations(2), [0, 1])
+    PolicyController(policy, Routing(None, 0)).act(observations(2), [0, 1])
     assert len(routed) == 1
     assert len(routed[0]) == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,13 +49,16 @@ def make_dataset(folder: Path, name: str, *, episodes: int = 6, seed: int = 0) -
     return WindowDataset(path, CHUNK, privileged=True)
 
 
-def make_policy(head: str = "flow", seed: int = 0) -> Policy:
-    """A privileged policy of the built-in parts, untrained."""
+def make_policy(
+    head: str = "flow", seed: int = 0, *, backbone: str = "lowdim", head_options: dict[str, Any] | None = None
+) -> Policy:
+    """A privileged policy of the built-in parts, untrained; backbone `lowdim_transformer` has layers for adapters."""
     config = PolicyConfig(
         name="small",
-        backbone="lowdim",
+        backbone=backbone,
         backbone_options={"instruction_encoder": "learned"},
         head=head,
+        head_options=head_options or {},
         chunk=CHUNK,
         execute=CHUNK,
         pixels=False,

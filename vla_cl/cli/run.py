@@ -84,6 +84,7 @@ def _check(config: ExperimentConfig) -> None:
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
+    from vla_cl.experiment import check_boundaries
     from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
@@ -98,7 +99,7 @@ def _check(config: ExperimentConfig) -> None:
     if config.dataset is not None:
         given_demonstrations(Path(config.dataset), sequence)
     resolve_device(config.device)
-    build_strategy(config.strategy["name"], config.strategy_options, config.seed)
+    check_boundaries(config, build_strategy(config.strategy["name"], config.strategy_options, config.seed))
     check_policy(config.policy)
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_cl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from vla_cl.data.windows import WindowDataset
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class ObservationBatch:
             tensors (B, ...) by name; empty where nothing was.
         past: What was seen before, oldest first, for a policy with a history: B rows each, one control step apart; at
             the beginning of an episode its first observation repeats.
+        episode: In rollouts, a name of each row's episode, the same from its beginning to its end; None elsewhere.
+        task: The name of each row's task, given to strategies alone that declare that they need it; else None.
     """
 
     instruction: tuple[str, ...]
@@ -36,6 +41,8 @@ class ObservationBatch:
     environment_state: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     past: tuple[ObservationBatch, ...] = ()
+    episode: tuple[str, ...] | None = None
+    task: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.instruction)
@@ -87,6 +94,8 @@ class ObservationBatch:
             environment_state=None if self.environment_state is None else self.environment_state[index],
             features={name: each[index] for name, each in self.features.items()},
             past=tuple(each[rows] for each in self.past),
+            episode=_chosen(self.episode, index),
+            task=_chosen(self.task, index),
         )
 
     @staticmethod
@@ -116,18 +125,21 @@ class Batch:
         observation: What the policy saw before `actions[:, 0]`.
         actions: Raw actions (B, chunk, A), float32; what lies past the end of an episode repeats the last action.
         padding: (B, chunk) bool, True where an action lies past the end of its episode and must not be learned.
+        origin: Which windows these are, in the order of the rows: datasets, and indices into each; () where it is not
+            known.
     """
 
     observation: ObservationBatch
     actions: Tensor
     padding: Tensor
+    origin: tuple[tuple[WindowDataset, NDArray[np.int64]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.observation)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A copy whose tensors are what `change` makes of these."""
-        return Batch(self.observation.map(change), change(self.actions), change(self.padding))
+        return Batch(self.observation.map(change), change(self.actions), change(self.padding), self.origin)
 
     def pinned(self) -> Batch:
         """A copy in page-locked memory, from which a GPU fetches without anybody waiting."""
@@ -142,7 +154,7 @@ class Batch:
         import torch
 
         index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
-        return Batch(self.observation[index], self.actions[index], self.padding[index])
+        return Batch(self.observation[index], self.actions[index], self.padding[index], _part(self.origin, index))
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -155,7 +167,29 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         observation=concatenate_observations([batch.observation for batch in batches]),
         actions=torch.cat([batch.actions for batch in batches]),
         padding=torch.cat([batch.padding for batch in batches]),
+        origin=tuple(part for batch in batches for part in batch.origin) if all(b.origin for b in batches) else (),
     )
+
+
+def _chosen(names: tuple[str, ...] | None, index: Tensor) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names[int(row)] for row in index)
+
+
+def _part(
+    origin: tuple[tuple[WindowDataset, NDArray[np.int64]], ...], index: Tensor
+) -> tuple[tuple[WindowDataset, NDArray[np.int64]], ...]:
+    """Where some rows come from: neighbours from one dataset stay together."""
+    if len(origin) == 1:
+        ((dataset, windows),) = origin
+        return ((dataset, windows[index.cpu().numpy()]),)
+    rows = [(dataset, window) for dataset, windows in origin for window in windows]
+    parts: list[tuple[WindowDataset, list[np.int64]]] = []
+    for row in index.tolist() if rows else []:
+        dataset, window = rows[row]
+        if not parts or parts[-1][0] is not dataset:
+            parts.append((dataset, []))
+        parts[-1][1].append(window)
+    return tuple((dataset, np.array(windows, np.int64)) for dataset, windows in parts)
 
 
 def _widened(name: str, vectors: Tensor, width: int) -> Tensor:
@@ -182,4 +216,11 @@ def concatenate_observations(observations: Sequence[ObservationBatch]) -> Observ
         past=tuple(
             concatenate_observations(moment) for moment in zip(*(each.past for each in observations), strict=True)
         ),
+        episode=_joined([each.episode for each in observations]),
+        task=_joined([each.task for each in observations]),
     )
+
+
+def _joined(names: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    known = [each for each in names if each is not None]
+    return tuple(name for each in known for name in each) if len(known) == len(names) else None

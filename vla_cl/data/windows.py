@@ -147,7 +147,10 @@ class WindowDataset:
         moments = [self.observations(np.maximum(rows - lag, starts)) for lag in reversed(range(self.history))]
         actions, padding = self._actions(rows)
         return Batch(
-            replace(moments[-1], past=tuple(moments[:-1])), torch.from_numpy(actions), torch.from_numpy(padding)
+            replace(moments[-1], past=tuple(moments[:-1])),
+            torch.from_numpy(actions),
+            torch.from_numpy(padding),
+            origin=((self, rows),),
         )
 
     def action_chunks(self, indices: ArrayLike) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
+from vla_cl.strategies import Strategy
 
 if TYPE_CHECKING:
     from vla_cl.policies import Policy
@@ -24,11 +25,13 @@ class Controller(abc.ABC):
         execute: How many actions of a chunk are executed before the controller is asked again.
         history: How many moments it sees: with more than 1, observations have a `past`.
         temporal_ensemble: m of ACT's temporal ensembling, or None (see `PolicyConfig`).
+        told_task: Whether it must be told which task each row is (`ObservationBatch.task`).
     """
 
     execute: int
     history: int = 1
     temporal_ensemble: float | None = None
+    told_task: bool = False
 
     @abc.abstractmethod
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
@@ -41,11 +44,11 @@ class Controller(abc.ABC):
 
 
 class PolicyController(Controller):
-    """A policy, and the strategy's choice of adapters, as a controller.
+    """A policy, as its strategy lets it act, as a controller.
 
     Args:
         policy: Put into evaluation mode, where it stays, and queried without gradients.
-        route: `Strategy.route`: which adapters act on these observations. None leaves the policy as it is.
+        strategy: Bound to the policy; None is the policy as it is.
         device: Where the policy lives.
         execute: Actions executed of each chunk, at most the policy's own; None is the policy's configuration.
     """
@@ -53,7 +56,7 @@ class PolicyController(Controller):
     def __init__(
         self,
         policy: Policy,
-        route: Callable[[ObservationBatch], Any] | None = None,
+        strategy: Strategy | None = None,
         device: torch.device | str = "cpu",
         execute: int | None = None,
     ) -> None:
@@ -66,7 +69,9 @@ class PolicyController(Controller):
         self.temporal_ensemble = config.temporal_ensemble
         self._lookback = config.lookback
         self._policy = policy
-        self._route = route
+        self._strategy = strategy or Strategy(None, 0)
+        self._strategy.bind(policy)
+        self.told_task = self._strategy.needs.task_id_at_test
         self._device = device
 
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
@@ -74,7 +79,19 @@ class PolicyController(Controller):
         observation = observation.widened(features.agent_pos_dim, features.environment_state_dim).to(self._device)
         if self._policy.training:
             self._policy.eval()
-        with torch.inference_mode():
-            route = None if self._route is None else self._route(observation)
-            actions = self._policy.act(observation, seeds, route)
-        return actions[:, self._lookback :].float().cpu().numpy()
+        actions = torch.empty(len(observation), self._policy.config.chunk, features.action_dim)
+        for rows in self._groups(observation):
+            part = observation if len(rows) == len(observation) else observation[rows]
+            with torch.inference_mode(), self._strategy.acting_pass(part):
+                acted = self._policy.act(part, [seeds[row] for row in rows])
+                actions[rows] = self._strategy.decide(part, acted).float().cpu()
+        return actions[:, self._lookback :].numpy()
+
+    def _groups(self, observation: ObservationBatch) -> list[list[int]]:
+        """The rows that are acted on together: a strategy that is told tasks sees one task at a time."""
+        if not self.told_task:
+            return [list(range(len(observation)))]
+        if observation.task is None:
+            raise ConfigurationError("this strategy must be told at test which task it faces; the observation does not")
+        names = observation.task
+        return [[row for row, name in enumerate(names) if name == task] for task in dict.fromkeys(names)]

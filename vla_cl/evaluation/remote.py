@@ -72,6 +72,7 @@ class RemoteController(Controller):
         self.execute = self.served.execute
         self.history = self.served.features.history
         self.temporal_ensemble = self.served.temporal_ensemble
+        self.told_task = self.served.told_task
         if self.served.version != __version__:
             told = one_line(self.served.version)
             logger.warning("the policy server runs vla_cl %s, this is %s; results may differ", told, __version__)

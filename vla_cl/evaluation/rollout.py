@@ -81,7 +81,7 @@ def rollout(
         if free:
             simulation.start({slot: waiting[slot].pop(0) for slot in free})
             waiting = {slot: queue for slot, queue in waiting.items() if queue}
-        chunks = _ask(controller, simulation.running, (seed, "rollout", task.name, stage))
+        chunks = _ask(controller, simulation.running, task.name, (seed, "rollout", task.name, stage))
         for episode in simulation.advance(chunks):
             rows.append(_row(episode, task, stage, options))
             if video_folder is not None and episode.frames:
@@ -134,12 +134,16 @@ def _queues(
 
 
 def _ask(
-    controller: Controller, running: dict[int, RunningEpisode], noise: tuple[int | str, ...]
+    controller: Controller, running: dict[int, RunningEpisode], task: str, noise: tuple[int | str, ...]
 ) -> dict[int, NDArray[np.float32]]:
     """One batch for the controller; the actions (execute, A) that each slot is to execute."""
     slots = sorted(running)
     episodes = [running[slot] for slot in slots]
-    observation = _seen(episodes)
+    observation = replace(
+        _seen(episodes),
+        episode=tuple("/".join(map(str, (*noise, episode.index))) for episode in episodes),
+        task=(task,) * len(episodes) if controller.told_task else None,
+    )
     seeds = [derive_seed(*noise, episode.index, len(episode.actions)) for episode in episodes]
     actions = np.asarray(controller.act(observation, seeds), dtype=np.float32)
     if actions.ndim != 3 or len(actions) != len(slots) or actions.shape[1] < controller.execute:

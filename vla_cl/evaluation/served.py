@@ -36,6 +36,7 @@ class ServedPolicy:
         suite: What the checkpoint's run learned; "" outside of a run.
         tasks: The suite's tasks that the run learned, in its order.
         rendering: How the images were drawn that it learned from.
+        told_task: Whether a query must say which task each row is.
 
     Raises:
         ServerError: The numbers contradict each other.
@@ -53,6 +54,7 @@ class ServedPolicy:
     suite: str = ""
     tasks: tuple[str, ...] = ()
     rendering: RenderingOptions = RenderingOptions()
+    told_task: bool = False
 
     def __post_init__(self) -> None:
         if self.lookback < 0 or not 1 <= self.execute <= self.ahead or self.features.history < 1:

@@ -69,7 +69,9 @@ def query(observation: ObservationBatch, seeds: Sequence[int], features: PolicyF
         ConfigurationError: A camera is missing, or the simulator's state.
     """
     moments = [_moment(each, features) for each in observation.moments]
-    return {"moments": moments, "seeds": [int(seed) for seed in seeds]}
+    names = {"episode": observation.episode, "task": observation.task}
+    told = {key: list(value) for key, value in names.items() if value is not None}
+    return {"moments": moments, "seeds": [int(seed) for seed in seeds], **told}
 
 
 def _moment(observation: ObservationBatch, features: PolicyFeatures) -> Message:
@@ -103,7 +105,17 @@ def read_query(message: Message, features: PolicyFeatures) -> tuple[ObservationB
         told = len(moments) if isinstance(moments, list) else type(moments).__name__
         raise ServerError(f"moments must be a list of {features.history}, oldest first, got {told}")
     *past, present = (_read_moment(each, len(seeds), features) for each in moments)
-    return dataclasses.replace(present, past=tuple(past)), seeds
+    episode, task = (_read_names(message.get(key), key, len(seeds)) for key in ("episode", "task"))
+    return dataclasses.replace(present, past=tuple(past), episode=episode, task=task), seeds
+
+
+def _read_names(told: Any, key: str, rows: int) -> tuple[str, ...] | None:
+    """Names of episodes or tasks, one a row, which a client may leave away."""
+    if told is None:
+        return None
+    if not isinstance(told, list) or len(told) != rows or not all(isinstance(each, str) for each in told):
+        raise ServerError(f"{key} must be a list of {rows} strings, one a seed")
+    return tuple(told)
 
 
 def _read_moment(told: Any, rows: int, features: PolicyFeatures) -> ObservationBatch:

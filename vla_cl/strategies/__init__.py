@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from vla_cl.strategies.base import STRATEGIES, Needs, Strategy, build_strategy
+from vla_cl.strategies.base import STRATEGIES, Needs, Strategy, trained_parameters
+from vla_cl.strategies.composition import build_strategy, combined_needs, strategy_names
 
-__all__ = ["STRATEGIES", "Needs", "Strategy", "build_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Needs",
+    "Strategy",
+    "build_strategy",
+    "combined_needs",
+    "strategy_names",
+    "trained_parameters",
+]

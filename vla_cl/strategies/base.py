@@ -1,12 +1,13 @@
 """The strategy contract: seven verbs and a state.
 
-The training loop calls the verbs at fixed places and never asks which strategy it talks to. A verb that a strategy
-leaves alone does nothing, so the base class, used as it is, is sequential fine-tuning.
+The training loop and the evaluator call the verbs at fixed places and never ask which strategy they talk to. A verb
+that a strategy leaves alone does nothing, so the base class, used as it is, is sequential fine-tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from vla_cl.data import Batch, ObservationBatch, WindowDataset
 from vla_cl.policies import Policy, PolicyOutput
+from vla_cl.policies.adapters import Route, mixture
 from vla_cl.registry import Registry
 from vla_cl.tasks import Task
 
@@ -23,16 +25,25 @@ class Needs:
     """What a strategy requires beyond the present task's data; the report prints it.
 
     Args:
-        task_id_at_test: It must be told at test which task it faces.
+        task_id_at_test: It must be told at test which task it faces (`ObservationBatch.task`).
         raw_data: It keeps demonstrations of earlier tasks.
         teacher: It keeps a copy of an earlier policy.
-        lora: It needs a policy with low-rank adapters.
+        lora: It needs a policy with layers that low-rank adapters fit into.
     """
 
     task_id_at_test: bool = False
     raw_data: bool = False
     teacher: bool = False
     lora: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        """What two strategies need that run together."""
+        return Needs(
+            task_id_at_test=self.task_id_at_test or other.task_id_at_test,
+            raw_data=self.raw_data or other.raw_data,
+            teacher=self.teacher or other.teacher,
+            lora=self.lora or other.lora,
+        )
 
 
 class Strategy:
@@ -41,6 +52,28 @@ class Strategy:
     A subclass declares `Options` (a dataclass: its configuration keys) and `needs`, and overrides the verbs it uses.
     Randomness comes from generators derived from `seed` and from counters kept in the state, so that a resumed run
     draws what an uninterrupted one would have.
+
+    The seven verbs are `begin_task`, `batch`, `loss`, `gradients`, `after_step`, `end_task` and `route`. What few
+    strategies need stands beside them: modules of their own that are trained along (`modules`), learning rates
+    (`learning_rate`), what is in force while the policy computes (`training_pass`, `acting_pass`), a last word about
+    actions (`decide`).
+
+    In a run the order is: `bind`; for each task `begin_task`, then for each step `batch`, `training_pass` around the
+    forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`. A run that was killed
+    between tasks calls `load_state_dict` with the state after the last `end_task`, then `bind`; one that was killed
+    inside a task goes on with `begin_task` and then `load_state_dict` with the state inside the task: whatever
+    `begin_task` built must take that state in place, because the optimiser holds on to it. A checkpoint that only acts
+    calls `load_state_dict`, `bind`, and nothing of training.
+
+    Attributes:
+        needs: What it requires.
+        task_free: Whether it also works where it is told of no boundary: `begin_task` comes once, before the first
+            step, `end_task` never, and all it learns from are batches (`Batch.origin` tells which windows they are).
+        extra_passes: Forward passes of a step beyond the one that every strategy makes, in whole batches; the report
+            prints it. A property where it depends on the stage or the options.
+        acting_passes: The same for one query when acting.
+        stage: Index of the present task; -1 before the first.
+        policy: The policy that it was bound to.
     """
 
     @dataclass
@@ -48,18 +81,29 @@ class Strategy:
         """No options."""
 
     needs: ClassVar[Needs] = Needs()
+    task_free: ClassVar[bool] = False
+    extra_passes: float = 0.0
+    acting_passes: float = 0.0
+    policy: Policy
 
     def __init__(self, options: Any, seed: int) -> None:
         self.options = options
         self.seed = seed
         self.stage = -1
 
+    def bind(self, policy: Policy) -> None:
+        """Know the policy: called by `begin_task`, and with a restored policy after `load_state_dict`."""
+        self.policy = policy
+
+    # --- the seven verbs -----------------------------------------------------------------------------------
+
     def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         """Before training on a task: grow, freeze, snapshot a teacher. Call `super().begin_task` first."""
         self.stage += 1
+        self.bind(policy)
 
     def batch(self, batch: Batch) -> Batch:
-        """Before the forward pass: mix in replay."""
+        """Before the forward pass: mix in replay. On the CPU."""
         return batch
 
     def loss(self, batch: Batch, output: PolicyOutput) -> Tensor | float:
@@ -75,9 +119,39 @@ class Strategy:
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         """After training on a task: estimate importances, prune, merge, store exemplars."""
 
-    def route(self, observation: ObservationBatch) -> Any:
-        """Which adapters act on these observations, without a task id; None: the policy as it is."""
+    def route(self, observation: ObservationBatch) -> Route | None:
+        """Which adapters act on these observations, with which weights; None: those that are active."""
         return None
+
+    # --- beside them ---------------------------------------------------------------------------------------
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The strategy's own modules that are trained along with the policy, on its device, from `begin_task` on. Their
+        parameters reach `gradients` and `after_step` as `strategy.<name>.<parameter>`. Their state belongs into
+        `state_dict`.
+        """
+        return {}
+
+    def learning_rate(self, parameter: str) -> float:
+        """By how much the learning rate of a parameter of this name is multiplied in the present task."""
+        return 1.0
+
+    def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
+        """What is in force during the forward and backward pass on a batch, or on a part of one
+        (`training.accumulate`): a mixture of adapters, prompts, a preference.
+        """
+        return nullcontext()
+
+    def acting_pass(self, observation: ObservationBatch) -> AbstractContextManager[Any]:
+        """What is in force while the policy acts on observations: the mixture that `route` says."""
+        route = self.route(observation)
+        return nullcontext() if route is None else mixture(self.policy, route)
+
+    def decide(self, observation: ObservationBatch, actions: Tensor) -> Tensor:
+        """The last word about what the policy would do: raw actions (B, chunk, A) in [-1, 1]."""
+        return actions
+
+    # --- state -----------------------------------------------------------------------------------------------
 
     @property
     def memory_bytes(self) -> int:
@@ -96,7 +170,9 @@ class Strategy:
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "vla_cl.strategies", "vla-cl strategies")
 
 
-def build_strategy(name: str, options: Mapping[str, Any], seed: int) -> Strategy:
-    """Build a registered strategy from plain options (checked against its `Options`)."""
-    strategy = STRATEGIES[name]
-    return strategy(strategy.Options(**options), seed)
+def trained_parameters(policy: Policy, strategy: Strategy) -> dict[str, nn.Parameter]:
+    """What a step changes: the policy's parameters that are not frozen, and those of the strategy's own modules."""
+    named = dict(policy.named_parameters())
+    for name, module in strategy.modules().items():
+        named |= {f"strategy.{name}.{key}": each for key, each in module.named_parameters()}
+    return {name: parameter for name, parameter in named.items() if parameter.requires_grad}

@@ -8,10 +8,13 @@ from vla_cl.training.checkpoint import IntervalCheckpoints
 from vla_cl.training.loop import TrainingRow, fit
 from vla_cl.training.options import TrainingOptions, learning_rate_at, limit_threads, resolve_device
 from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
+from vla_cl.training.stream import BlurredStream, TaskStream
 
 __all__ = [
+    "BlurredStream",
     "ExponentialMovingAverage",
     "IntervalCheckpoints",
+    "TaskStream",
     "TrainingOptions",
     "TrainingRow",
     "atomic_folder",

@@ -8,21 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.data import Batch, WindowDataset, batch_indices
+from vla_cl.data import Batch, WindowDataset
 from vla_cl.policies import Policy
 from vla_cl.policies.policy import HeadLoss
 from vla_cl.seeding import derive_seed, torch_generator
-from vla_cl.strategies import Strategy
+from vla_cl.strategies import Strategy, trained_parameters
 from vla_cl.training.average import ExponentialMovingAverage
 from vla_cl.training.checkpoint import IntervalCheckpoints, load_optimiser_state, optimiser_state
 from vla_cl.training.compilation import compiled_head_loss
 from vla_cl.training.options import TrainingOptions, autocast_for, learning_rate_at
 from vla_cl.training.prefetch import prefetched
+from vla_cl.training.stream import TaskStream
 from vla_cl.training.watch import Watch, check_weights, explained
 
 
@@ -53,7 +52,7 @@ class TrainingRow:
 
 def fit(
     policy: Policy,
-    data: WindowDataset,
+    data: WindowDataset | TaskStream,
     strategy: Strategy,
     options: TrainingOptions,
     *,
@@ -70,7 +69,7 @@ def fit(
 
     Args:
         policy: On its device.
-        data: The task's windows.
+        data: The task's windows, or what is read of them step by step.
         strategy: Its `begin_task` has been called; `end_task` is the caller's.
         options: Steps, optimiser, schedule.
         seed: Of the run.
@@ -84,8 +83,9 @@ def fit(
     """
     stage_seed = derive_seed(seed, "train", stage)
     device = next(policy.parameters()).device
-    parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    optimiser = _optimiser(parameters, options, device)
+    stream = data if isinstance(data, TaskStream) else TaskStream(data, options.batch_size, stage_seed)
+    parameters = trained_parameters(policy, strategy)
+    optimiser = _optimiser(parameters, options, strategy)
     average = ExponentialMovingAverage(parameters, options.ema, options.ema_power) if options.ema else None
     head_loss = compiled_head_loss(policy) if options.compile else None
     watch = Watch(device)
@@ -99,21 +99,18 @@ def fit(
         if on_step:
             on_step(done)
 
-    def indices(step: int) -> NDArray[np.int64]:
-        return batch_indices(len(data), options.batch_size, stage_seed, step)
-
     def read(step: int) -> Batch:
-        batch = data.batch(indices(step))
+        batch = stream.read(step)
         return batch.pinned() if device.type == "cuda" else batch
 
     policy.train()
     steps = range(done, options.steps)
-    with explained(data, indices, stage, checkpoints), prefetched(read, steps) as batches:
+    with explained(stream.read, stage, checkpoints), prefetched(read, steps) as batches:
         for step, drawn in zip(steps, batches, strict=True):
             torch.manual_seed(derive_seed(stage_seed, "global", step))
             rate = learning_rate_at(step, options)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
 
             batch = strategy.batch(drawn).to(device, non_blocking=True)
             optimiser.zero_grad(set_to_none=True)
@@ -176,23 +173,26 @@ def _backward(
         rows = slice(start, start + size)
         part = batch if size == len(batch) else batch[rows]
         share = len(part) / len(batch)
-        with autocast_for(options, device):
-            output = policy.imitate(part, noise[rows], head_loss)
-            loss = (output.loss.mean() + strategy.loss(part, output)) * share
-        loss.backward()  # type: ignore[no-untyped-call]
+        with strategy.training_pass(part):
+            with autocast_for(options, device):
+                output = policy.imitate(part, noise[rows], head_loss)
+                loss = (output.loss.mean() + strategy.loss(part, output)) * share
+            loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         imitated.append(output.loss.detach().mean() * share)
     return torch.stack(losses).sum(), torch.stack(imitated).sum()
 
 
 def _optimiser(
-    parameters: Mapping[str, nn.Parameter], options: TrainingOptions, device: torch.device
+    parameters: Mapping[str, nn.Parameter], options: TrainingOptions, strategy: Strategy
 ) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
+    """Grouped by weight decay, which is for matrices alone, and by the strategy's factor on the learning rate."""
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = options.weight_decay if parameter.dim() > 1 else 0.0
+        grouped.setdefault((decay, strategy.learning_rate(name)), []).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": options.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": members, "weight_decay": decay, "factor": factor} for (decay, factor), members in grouped.items()
     ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=tuple(options.betas), fused=True)  # type: ignore[arg-type]
 

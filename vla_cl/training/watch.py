@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.data import WindowDataset
+from vla_cl.data import Batch, WindowDataset
 from vla_cl.errors import SimulationError
 from vla_cl.training.checkpoint import IntervalCheckpoints
 
@@ -85,17 +85,11 @@ def check_weights(step: int, parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 @contextmanager
-def explained(
-    data: WindowDataset,
-    indices: Callable[[int], NDArray[np.int64]],
-    stage: int,
-    checkpoints: IntervalCheckpoints | None,
-) -> Iterator[None]:
+def explained(read: Callable[[int], Batch], stage: int, checkpoints: IntervalCheckpoints | None) -> Iterator[None]:
     """Turn a `NotFiniteError` into one line that says what happened, and the way out.
 
     Args:
-        data: The task's windows.
-        indices: Those of a step's batch, before the strategy mixes others in.
+        read: Gives the batch of a step, before the strategy mixes others in.
         stage: Index of the task in the sequence.
         checkpoints: Of the stage.
 
@@ -106,14 +100,15 @@ def explained(
         yield
     except NotFiniteError as error:
         kept = checkpoints.step if checkpoints else None
-        raise SimulationError(_story(error, data, indices(error.step), stage, kept)) from None
+        raise SimulationError(_story(error, read(error.step), stage, kept)) from None
 
 
-def _story(error: NotFiniteError, data: WindowDataset, indices: NDArray[np.int64], stage: int, kept: int | None) -> str:
-    windows = np.unique(indices)
-    culprits = _not_finite(data, windows)
+def _story(error: NotFiniteError, batch: Batch, stage: int, kept: int | None) -> str:
+    parts = [(data, np.unique(indices)) for data, indices in batch.origin]
+    tasks = " and ".join(dict.fromkeys(data.task for data, _ in parts))
+    culprits = [(data, what, window) for data, windows in parts for what, window in _not_finite(data, windows)]
     if culprits:
-        what, window = culprits[0]
+        data, what, window = culprits[0]
         position = int(data.window_episodes[window])
         first = int(np.searchsorted(data.window_episodes, position))
         more = f", and {len(culprits) - 1} more of its windows" if len(culprits) > 1 else ""
@@ -124,11 +119,15 @@ def _story(error: NotFiniteError, data: WindowDataset, indices: NDArray[np.int64
     else:
         reason = "all numbers of these windows are finite: lower training.learning_rate or training.clip"
     checkpoint = f"the checkpoint of step {kept} is kept" if kept is not None else "no checkpoint of this stage exists"
-    episodes = data.episodes[np.unique(data.window_episodes[windows])]
     return (
-        f"{error.what} is {error.value} at step {error.step + 1} of stage {stage} ({data.task}), whose batch is "
-        f"windows {_listed(windows)} (episodes {_listed(episodes)}) of {data.path}; {reason}; {checkpoint}"
+        f"{error.what} is {error.value} at step {error.step + 1} of stage {stage} ({tasks}), whose batch is "
+        f"{' and '.join(_windows(data, windows) for data, windows in parts)}; {reason}; {checkpoint}"
     )
+
+
+def _windows(data: WindowDataset, windows: NDArray[np.int64]) -> str:
+    episodes = data.episodes[np.unique(data.window_episodes[windows])]
+    return f"windows {_listed(windows)} (episodes {_listed(episodes)}) of {data.path}"
 
 
 def _not_finite(data: WindowDataset, windows: NDArray[np.int64]) -> list[tuple[str, int]]:
