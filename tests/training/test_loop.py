@@ -96,6 +96,10 @@ class Recorder(Strategy):
         self.calls: list[str] = []
         self.frozen = torch.zeros(())
 
+    def begin_training(self, steps: int) -> None:
+        super().begin_training(steps)
+        self.calls.append("begin_training")
+
     def batch(self, batch: Batch) -> Batch:
         self.calls.append("batch")
         return batch
@@ -119,8 +123,15 @@ def test_verbs_are_called_in_order_and_masked_gradients_move_nothing(data: Windo
     strategy, policy = Recorder(), make_policy()
     before = weights(policy)
     fit(policy, data, strategy, replace(OPTIONS, steps=3, weight_decay=0.0), seed=0, stage=0)
-    assert strategy.calls == ["batch", "loss", "gradients", "after_step"] * 3
+    assert strategy.calls == ["begin_training"] + ["batch", "loss", "gradients", "after_step"] * 3
+    assert strategy.steps == 3
     assert same(before, weights(policy))
+
+
+def test_where_weights_are_averaged_the_average_is_shown_last(data: WindowDataset) -> None:
+    strategy = Recorder()
+    fit(make_policy(), data, strategy, replace(OPTIONS, steps=2, ema=0.5), seed=0, stage=0)
+    assert strategy.calls == ["begin_training"] + ["batch", "loss", "gradients", "after_step"] * 2 + ["after_step"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(data: WindowDataset) -> None:

@@ -55,15 +55,15 @@ class Strategy:
 
     The seven verbs are `begin_task`, `batch`, `loss`, `gradients`, `after_step`, `end_task` and `route`. What few
     strategies need stands beside them: modules of their own that are trained along (`modules`), learning rates
-    (`learning_rate`), what is in force while the policy computes (`training_pass`, `acting_pass`), a last word about
-    actions (`decide`).
+    (`learning_rate`), how long training takes (`begin_training`), what is in force while the policy computes
+    (`training_pass`, `acting_pass`), a last word about actions (`decide`).
 
-    In a run the order is: `bind`; for each task `begin_task`, then for each step `batch`, `training_pass` around the
-    forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`. A run that was killed
-    between tasks calls `load_state_dict` with the state after the last `end_task`, then `bind`; one that was killed
-    inside a task goes on with `begin_task` and then `load_state_dict` with the state inside the task: whatever
-    `begin_task` built must take that state in place, because the optimiser holds on to it. A checkpoint that only acts
-    calls `load_state_dict`, `bind`, and nothing of training.
+    In a run the order is: `bind`; for each task `begin_task` and `begin_training`, then for each step `batch`,
+    `training_pass` around the forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`.
+    A run that was killed between tasks calls `load_state_dict` with the state after the last `end_task`, then `bind`;
+    one that was killed inside a task goes on with `begin_task`, `begin_training` and then `load_state_dict` with the
+    state inside the task: whatever `begin_task` built must take that state in place, because the optimiser holds on to
+    it. A checkpoint that only acts calls `load_state_dict`, `bind`, and nothing of training.
 
     Attributes:
         needs: What it requires.
@@ -73,6 +73,7 @@ class Strategy:
             prints it. A property where it depends on the stage or the options.
         acting_passes: The same for one query when acting.
         stage: Index of the present task; -1 before the first.
+        steps: Optimiser steps of the present task's training; 0 before the first.
         policy: The policy that it was bound to.
     """
 
@@ -90,6 +91,7 @@ class Strategy:
         self.options = options
         self.seed = seed
         self.stage = -1
+        self.steps = 0
 
     def bind(self, policy: Policy) -> None:
         """Know the policy: called by `begin_task`, and with a restored policy after `load_state_dict`."""
@@ -114,7 +116,9 @@ class Strategy:
         """After the backward pass, before clipping: project or mask `.grad` in place."""
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """After the optimiser's step: restore what must not move."""
+        """After the optimiser's step: restore what must not move. Once more after a task's last, where averaged weights
+        are what is kept of it (`training.ema`), with these in place.
+        """
 
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         """After training on a task: estimate importances, prune, merge, store exemplars."""
@@ -135,6 +139,10 @@ class Strategy:
     def learning_rate(self, parameter: str) -> float:
         """By how much the learning rate of a parameter of this name is multiplied in the present task."""
         return 1.0
+
+    def begin_training(self, steps: int) -> None:
+        """Before the first of a task's optimiser steps, or before those that are left of it: how many it has in all."""
+        self.steps = steps
 
     def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
         """What is in force during the forward and backward pass on a batch, or on a part of one

@@ -86,6 +86,11 @@ class Composition(Strategy):
             factor *= part.learning_rate(parameter)
         return factor
 
+    def begin_training(self, steps: int) -> None:
+        super().begin_training(steps)
+        for part in self.parts.values():
+            part.begin_training(steps)
+
     def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
         return _all([part.training_pass(batch) for part in self.parts.values()])
 

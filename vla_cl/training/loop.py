@@ -84,6 +84,7 @@ def fit(
     stage_seed = derive_seed(seed, "train", stage)
     device = next(policy.parameters()).device
     stream = data if isinstance(data, TaskStream) else TaskStream(data, options.batch_size, stage_seed)
+    strategy.begin_training(options.steps)
     parameters = trained_parameters(policy, strategy)
     optimiser = _optimiser(parameters, options, strategy)
     average = ExponentialMovingAverage(parameters, options.ema, options.ema_power) if options.ema else None
