@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vla_cl.data import ReplayMemory, WindowDataset
+from vla_cl.data import Batch, ReplayMemory, WindowDataset, phases_of
 from vla_cl.errors import ConfigurationError, DataFileError
 from vla_cl.training.state import load_tree, save_tree
 
@@ -165,5 +166,62 @@ def test_impossible_requests_are_refused(ten: WindowDataset) -> None:
             memory.add(ten, generator=generator(), **budget)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="by must be"):
         memory.add(ten, count=1, by="task", generator=generator())
+    with pytest.raises(ConfigurationError, match="phases must be at least 1, got 0"):
+        memory.add(ten, count=1, by="phase", phases=0, generator=generator())
+    with pytest.raises(ConfigurationError, match="which they are"):
+        memory.take(replace(ten.batch([0]), origin=()))
     with pytest.raises(ConfigurationError, match="empty"):
         memory.sample(1, generator())
+
+
+def origins(batch: Batch) -> list[tuple[str, int]]:
+    return [(dataset.path.name, int(window)) for dataset, windows in batch.origin for window in windows]
+
+
+def test_whole_phases_are_kept(ten: WindowDataset) -> None:
+    memory = ReplayMemory()
+    memory.add(ten, count=4, by="phase", phases=2, generator=generator())
+    chosen = {(int(ten.window_episodes[window]), int(phases_of(ten, 2)[window])) for window in kept(memory)}
+    assert len(chosen) == 4
+    everything = zip(ten.window_episodes.tolist(), phases_of(ten, 2).tolist(), strict=True)
+    assert kept(memory) == [window for window, unit in enumerate(everything) if unit in chosen]
+
+
+def test_a_dataset_that_comes_again_is_not_counted_twice(ten: WindowDataset, other: WindowDataset) -> None:
+    memory = ReplayMemory()
+    for dataset in (ten, other, WindowDataset(ten.path, 4)):
+        memory.add(dataset, fraction=1.0, by="transition", generator=generator())
+    assert len(memory) == len(ten) + len(other)
+    memory.add(WindowDataset(ten.path, 4), count=0, generator=generator())
+    assert len(memory) == len(other)
+    assert len(memory.rows(ten)) == 0
+
+
+def test_rows_are_read_kept_replaced_and_dropped_in_place(ten: WindowDataset, other: WindowDataset) -> None:
+    one, two = ten.path.name, other.path.name
+    memory = ReplayMemory()
+    memory.put(ten, [7, 3, 7])
+    memory.put(other, [20, 1])
+    memory.put(ten, [0])
+    assert memory.rows(ten).tolist() == [0, 1, 2, 5]
+    assert origins(memory.read([3, 0, 5, 3])) == [(two, 20), (one, 7), (one, 0), (two, 20)]
+    memory.replace([1, 1], other, [5, 6])
+    memory.drop([0, 4])
+    assert origins(memory.read(range(4))) == [(two, 6), (one, 7), (two, 20), (one, 0)]
+    again = ReplayMemory()
+    again.take(memory.read(range(4)))
+    assert origins(again.read(range(4))) == origins(memory.read(range(4)))
+
+
+def test_rows_stay_in_place_over_a_restart(ten: WindowDataset, other: WindowDataset, tmp_path: Path) -> None:
+    memory = ReplayMemory()
+    for dataset, window in ((ten, 3), (other, 8), (ten, 1), (other, 2)):
+        memory.put(dataset, [window])
+    save_tree(memory.state_dict(), tmp_path, "memory")
+    again = ReplayMemory()
+    again.load_state_dict(load_tree(tmp_path, "memory"))
+    for each in (memory, again):
+        each.replace([0], other, [9])
+        each.put(WindowDataset(ten.path, 4), [4])
+    assert again.owners.tolist() == memory.owners.tolist() == [1, 1, 0, 1, 0]
+    assert origins(again.read(range(5))) == origins(memory.read(range(5)))

@@ -21,6 +21,7 @@ from vla_cl.data.rerender import rerender
 from vla_cl.data.resimulate import Divergence, resimulate
 from vla_cl.data.sampling import batch_indices, epoch_order
 from vla_cl.data.schema import Episode, Header
+from vla_cl.data.segments import phases_of, units_of
 from vla_cl.data.source import Demonstrations
 from vla_cl.data.split import split_files, split_indices, split_masks, split_paths
 from vla_cl.data.validate import Validation, validate_demonstrations
@@ -65,6 +66,7 @@ __all__ = [
     "merge_demonstrations",
     "needed_cameras",
     "open_demonstrations",
+    "phases_of",
     "plan_conversion",
     "rerender",
     "resimulate",
@@ -72,6 +74,7 @@ __all__ = [
     "split_indices",
     "split_masks",
     "split_paths",
+    "units_of",
     "validate_demonstrations",
     "write_demonstrations",
 ]
