@@ -50,13 +50,18 @@ def make_dataset(folder: Path, name: str, *, episodes: int = 6, seed: int = 0) -
 
 
 def make_policy(
-    head: str = "flow", seed: int = 0, *, backbone: str = "lowdim", head_options: dict[str, Any] | None = None
+    head: str = "flow",
+    seed: int = 0,
+    *,
+    backbone: str = "lowdim",
+    head_options: dict[str, Any] | None = None,
+    **sizes: int,
 ) -> Policy:
     """A privileged policy of the built-in parts, untrained; backbone `lowdim_transformer` has layers for adapters."""
     config = PolicyConfig(
         name="small",
         backbone=backbone,
-        backbone_options={"instruction_encoder": "learned"},
+        backbone_options={"instruction_encoder": "learned", **sizes},
         head=head,
         head_options=head_options or {},
         chunk=CHUNK,

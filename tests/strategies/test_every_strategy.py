@@ -1,0 +1,151 @@
+"""What holds for every strategy: it goes on exactly after a kill, acts from its checkpoint, runs with other heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.strategies.conftest import ACTION_DIM, STATE_DIM, make_dataset, make_policy
+from vla_cl.data import ObservationBatch, WindowDataset
+from vla_cl.evaluation import PolicyController
+from vla_cl.policies import Policy
+from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
+from vla_cl.tasks import Task, find_task
+from vla_cl.training import IntervalCheckpoints, TrainingOptions, fit, load_tree, save_tree
+
+OPTIONS = TrainingOptions(
+    steps=6, batch_size=8, warmup_steps=2, checkpoint_every=2, log_every=6, learning_rate=3e-3, ema=0.5
+)
+SIZES = {"width": 32, "layers": 2, "heads": 2}
+NAMES = ("window-close", "faucet-close", "push")
+SEED = 0
+EVERY = list(STRATEGIES)
+
+Actions = NDArray[np.float32]
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[WindowDataset]:
+    folder = tmp_path_factory.mktemp("data")
+    return [make_dataset(folder, name, episodes=4, seed=index) for index, name in enumerate(NAMES)]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    return [find_task(name) for name in NAMES]
+
+
+def learn(
+    policy: Policy,
+    strategy: Strategy,
+    stage: int,
+    task: Task,
+    data: WindowDataset,
+    checkpoints: IntervalCheckpoints | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """One stage, as `vla_cl.experiment` goes through it."""
+    strategy.begin_task(task, policy, data)
+    fit(policy, data, strategy, OPTIONS, seed=SEED, stage=stage, checkpoints=checkpoints, on_step=on_step)
+    strategy.end_task(task, policy, data)
+
+
+def save(policy: Policy, strategy: Strategy, folder: Path) -> None:
+    policy.save_pretrained(folder)
+    save_tree(strategy.state_dict(), folder, "strategy")
+
+
+def load(name: str, folder: Path) -> tuple[Policy, Strategy]:
+    policy, strategy = Policy.from_pretrained(folder).eval(), build_strategy(name, {}, SEED)
+    strategy.load_state_dict(load_tree(folder, "strategy"))
+    strategy.bind(policy)
+    return policy, strategy
+
+
+def acted(policy: Policy, strategy: Strategy) -> Actions:
+    """Actions on four observations of three tasks."""
+    generator = np.random.default_rng(7)
+    seen = [NAMES[0], NAMES[1], NAMES[2], NAMES[1]]
+    observation = ObservationBatch(
+        instruction=tuple(find_task(name).instruction for name in seen),
+        agent_pos=torch.from_numpy(generator.uniform(size=(4, ACTION_DIM)).astype(np.float32)),
+        pixels={},
+        environment_state=torch.from_numpy(generator.uniform(size=(4, STATE_DIM)).astype(np.float32)),
+        episode=tuple(f"episode {row}" for row in range(4)),
+        task=tuple(seen) if strategy.needs.task_id_at_test else None,
+    )
+    return PolicyController(policy, strategy).act(observation, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_killed_sequence_ends_with_the_same_parameters_and_acts_alike(
+    name: str, tasks: list[Task], data: list[WindowDataset], tmp_path: Path
+) -> None:
+    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, {}, SEED)
+    for stage, (task, windows) in enumerate(zip(tasks, data, strict=True)):
+        learn(policy, strategy, stage, task, windows)
+        save(policy, strategy, tmp_path / f"whole_{stage}")
+
+    checkpoints = IntervalCheckpoints(tmp_path / "interval")
+
+    def kill(step: int) -> None:
+        if step == 5:
+            raise Killed
+
+    resumed, follower = load(name, tmp_path / "whole_0")
+    for stage in (1, 2):
+        before = tmp_path / f"whole_{stage - 1}"
+        with pytest.raises(Killed):
+            resumed, follower = load(name, before)
+            learn(resumed, follower, stage, tasks[stage], data[stage], checkpoints, kill)
+        resumed, follower = load(name, before)
+        learn(resumed, follower, stage, tasks[stage], data[stage], checkpoints)
+        checkpoints.clear()
+        whole = Policy.from_pretrained(tmp_path / f"whole_{stage}").state_dict()
+        assert resumed.state_dict().keys() == whole.keys()
+        different = [key for key, value in resumed.state_dict().items() if not torch.equal(value, whole[key])]
+        assert not different, f"stage {stage}: {different[:5]}"
+
+    restored = load(name, tmp_path / "whole_2")
+    expected = acted(policy, strategy)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(acted(resumed, follower), expected)
+    np.testing.assert_array_equal(acted(*restored), expected)
+
+
+@pytest.mark.parametrize("head", ["gmm", "tokens"])
+@pytest.mark.parametrize("name", EVERY)
+def test_it_runs_with_other_kinds_of_heads(name: str, head: str, tasks: list[Task], data: list[WindowDataset]) -> None:
+    options = {"width": 32, "layers": 1, "heads": 2} if head == "tokens" else {}
+    policy = make_policy(head, backbone="lowdim_transformer", head_options=options, **SIZES)
+    strategy = build_strategy(name, {}, SEED)
+    for stage in (0, 1):
+        learn(policy, strategy, stage, tasks[stage], data[stage])
+    assert np.isfinite(acted(policy, strategy)).all()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_task_that_comes_again_is_learned_again(name: str, tasks: list[Task], data: list[WindowDataset]) -> None:
+    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, {}, SEED)
+    for stage, task in enumerate((0, 1, 0, 1)):
+        learn(policy, strategy, stage, tasks[task], data[task])
+    assert np.isfinite(acted(policy, strategy)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if STRATEGIES[name].task_free])
+def test_one_that_needs_no_boundaries_learns_without(name: str, tasks: list[Task], data: list[WindowDataset]) -> None:
+    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, {}, SEED)
+    assert strategy.task_free
+    strategy.begin_task(tasks[0], policy, data[0])
+    for stage in range(3):
+        fit(policy, data[stage], strategy, OPTIONS, seed=SEED, stage=stage)
+    assert np.isfinite(acted(policy, strategy)).all()
