@@ -175,6 +175,30 @@ def test_weights_of_one_are_the_active_adapters_and_no_weights_the_base() -> Non
     assert torch.equal(policy.act(observation, SEEDS), two)
 
 
+def test_weights_may_differ_from_layer_to_layer() -> None:
+    policy = adapted(backbone_policy("lowdim"))
+    one, two = delta_weights(policy, "one"), delta_weights(policy, "two")
+    first, second, *others = one
+    rows = torch.tensor([0.5, 0.0, -1.0, 2.0])
+    expected = {
+        first: lambda x: 0.25 * x @ one[first].T + x @ two[first].T,
+        second: lambda x: rows[:, None] * (x @ one[second].T) + x @ two[second].T,
+        **{name: (lambda x, name=name: x @ two[name].T) for name in others},
+    }
+    with mixture(policy, {"one": {first: 0.25, second: rows}, "two": 1.0}):
+        for name, added in expected.items():
+            layer = policy.get_submodule(name)
+            x = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0))
+            assert torch.allclose(layer(x), layer.base_layer(x) + added(x), atol=1e-5), name
+
+
+def test_equal_weights_in_every_layer_are_one_weight() -> None:
+    policy, observation = adapted(backbone_policy("lowdim")), BATCH.observation
+    layered = {name: dict.fromkeys(policy.adapters[name].modules, weight) for name, weight in ROUTE.items()}
+    assert torch.equal(policy.act(observation, SEEDS, layered), policy.act(observation, SEEDS, ROUTE))
+    assert torch.equal(policy.act(observation, SEEDS, {"one": {}}), policy.act(observation, SEEDS, {}))
+
+
 def test_gradients_reach_the_weights_of_a_route() -> None:
     policy = adapted(backbone_policy("lowdim"))
     noise = policy.head.sample_noise(ROWS, torch.Generator().manual_seed(1))
@@ -256,6 +280,8 @@ def test_an_unknown_adapter_and_a_policy_without_any_are_named() -> None:
     policy = adapted(backbone_policy("lowdim"))
     with pytest.raises(UnknownNameError, match=r"adapter 'three' is not registered; .*known: one, two"):
         policy.act(BATCH.observation, SEEDS, {"three": 1.0})
+    with pytest.raises(UnknownNameError, match="layer of adapter 'one' 'backbone.trunk' is not registered"):
+        policy.act(BATCH.observation, SEEDS, {"one": {"backbone.trunk": 1.0}})
     bare = backbone_policy("lowdim")
     with pytest.raises(ConfigurationError, match="has no adapters"):
         bare.act(BATCH.observation, SEEDS, {"one": 1.0})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +115,22 @@ def set_active(policy: Policy, names: Iterable[str]) -> None:
     check_known(policy, names)
     refuse_while_merged(policy, "switched")
     policy.active_adapters = tuple(name for name in policy.adapters if name in names)
-    switch_layers(policy, policy.active_adapters)
+    activate_layers(policy)
 
 
-def switch_layers(policy: Policy, names: Iterable[str]) -> None:
-    """Let the layers apply these adapters, whatever the policy says is active."""
+def activate_layers(policy: Policy) -> None:
+    """Let the layers apply the adapters that are active."""
+    active = policy.active_adapters
+    switch_layers(policy, {module: active for adapter in policy.adapters.values() for module in adapter.modules})
+
+
+def switch_layers(policy: Policy, names: Mapping[str, Iterable[str]]) -> None:
+    """Let each layer apply adapters of these names, whatever the policy says is active; layers that are not named apply
+    none.
+    """
     for module in {module for adapter in policy.adapters.values() for module in adapter.modules}:
         layer: Any = policy.get_submodule(module)
-        layer._active_adapter = list(names)  # peft's `set_adapter` would also decide what is trained
+        layer._active_adapter = list(names.get(module, ()))  # peft's `set_adapter` would also decide what is trained
 
 
 # --- parameters ----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vla_cl.errors import ConfigurationError
-from vla_cl.policies.adapter_layers import check_known, layers_of, refuse_while_merged, switch_layers
+from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.policies.adapter_layers import activate_layers, check_known, refuse_while_merged, switch_layers
 
 if TYPE_CHECKING:
     from vla_cl.policies.policy import Policy
 
-Route = Mapping[str, "float | Tensor"]
-"""Weights by adapter: a number, a tensor () or one weight a row (B,). Adapters that are not named do not act."""
+Weight = float | Tensor
+"""Of an adapter: a number, a tensor () or one weight a row (B,)."""
+Route = Mapping[str, "Weight | Mapping[str, Weight]"]
+"""Weights by adapter; where they differ from layer to layer, a mapping of its layers' names (`Adapter.modules`) to
+weights. Adapters and layers that are not named do not act."""
 
 
 @contextmanager
 def mixture(policy: Policy, route: Route) -> Iterator[None]:
-    """Let a mixture of adapters act: every layer adds sum_i weight_i * alpha_i / rank_i B_i A_i x.
+    """Let a mixture of adapters act: every layer adds sum_i weight_i * alpha_i / rank_i B_i A_i x. The products are
+    summed, never the factors.
 
     Inside, `Policy.context`, `act` and the losses follow the route, gradients with respect to weights included. What
     is active outside comes back at the end; of nested mixtures, the innermost holds. Where activations are computed
@@ -35,7 +39,7 @@ def mixture(policy: Policy, route: Route) -> Iterator[None]:
         route: {} is the base alone. With one weight a row, only batches of so many observations fit.
 
     Raises:
-        UnknownNameError: There is no adapter of a name.
+        UnknownNameError: There is no adapter of a name, or it does not adapt a layer that is named.
         ConfigurationError: A weight is not finite, not float, or has another shape, or adapters are merged.
     """
     mixing = Mixing.of(policy, route)
@@ -52,7 +56,7 @@ def mixture(policy: Policy, route: Route) -> Iterator[None]:
         if outer:
             outer.begin(policy)
         else:
-            switch_layers(policy, policy.active_adapters)
+            activate_layers(policy)
 
 
 @dataclass
@@ -60,11 +64,11 @@ class Mixing:
     """A route in force.
 
     Args:
-        weights: Of the adapters that act, on the policy's device.
+        weights: By layer, those of the adapters that act there, on the policy's device.
         rows: B where a weight is given for each row, else None.
     """
 
-    weights: dict[str, float | Tensor]
+    weights: dict[str, dict[str, Weight]]
     rows: int | None
     _hooks: list[RemovableHandle] = field(default_factory=list)
 
@@ -79,23 +83,27 @@ class Mixing:
         check_known(policy, route)
         refuse_while_merged(policy, "mixed")
         device = next(policy.parameters()).device
-        weights = {name: _checked(name, route[name], device) for name in policy.adapters if name in route}
-        rows = {len(weight) for weight in weights.values() if isinstance(weight, Tensor) and weight.ndim}
+        weights: dict[str, dict[str, Weight]] = {}
+        for name, adapter in policy.adapters.items():  # in the order in which their sum is always taken
+            for module, weight in _by_layer(name, route.get(name, 0.0), adapter.modules, device).items():
+                if not _is(weight, 0.0):
+                    weights.setdefault(module, {})[name] = weight
+        told = [each for name in route for each in _values(route[name])]
+        rows = {len(weight) for weight in told if isinstance(weight, Tensor) and weight.ndim}
         if len(rows) > 1:
             raise ConfigurationError(f"the weights of a route must be for as many rows each, got {sorted(rows)}")
-        return Mixing(
-            {name: weight for name, weight in weights.items() if not _is(weight, 0.0)}, next(iter(rows), None)
-        )
+        return Mixing(weights, next(iter(rows), None))
 
     def begin(self, policy: Policy) -> None:
         """Switch the layers, and weigh what adapters add there."""
         switch_layers(policy, self.weights)
-        for name, weight in self.weights.items():
-            if _is(weight, 1.0):
-                continue
-            for module, layer in layers_of(policy, name).items():
-                moments = policy.features.history if module.startswith("backbone.") else 1
-                self._hooks.append(layer.lora_B[name].register_forward_hook(_Weighed(module, weight, moments)))
+        for module, weights in self.weights.items():
+            moments = policy.features.history if module.startswith("backbone.") else 1
+            layer: Any = policy.get_submodule(module)
+            for name, weight in weights.items():
+                if not _is(weight, 1.0):
+                    weighed = _Weighed(module, weight, moments)
+                    self._hooks.append(layer.lora_B[name].register_forward_hook(weighed))
 
     def end(self) -> None:
         """Undo `begin`, but for the switch."""
@@ -127,7 +135,7 @@ class _Weighed:
     """
 
     module: str
-    weight: float | Tensor
+    weight: Weight
     moments: int
 
     def __call__(self, layer: nn.Module, inputs: Any, delta: Tensor) -> Tensor:
@@ -145,7 +153,21 @@ class _Weighed:
         return (delta.float() * weight).to(delta.dtype)
 
 
-def _checked(name: str, weight: object, device: torch.device) -> float | Tensor:
+def _by_layer(name: str, weight: object, modules: Sequence[str], device: torch.device) -> dict[str, Weight]:
+    """An adapter's weight in each of its layers."""
+    if not isinstance(weight, Mapping):
+        return dict.fromkeys(modules, _checked(name, weight, device))
+    for module in weight:
+        if module not in modules:
+            raise UnknownNameError(f"layer of adapter {name!r}", module, modules)
+    return {module: _checked(name, each, device) for module, each in weight.items()}
+
+
+def _values(weight: Any) -> Sequence[Any]:
+    return list(weight.values()) if isinstance(weight, Mapping) else [weight]
+
+
+def _checked(name: str, weight: object, device: torch.device) -> Weight:
     if isinstance(weight, Tensor):
         if weight.ndim > 1 or not weight.is_floating_point():
             raise ConfigurationError(
@@ -157,7 +179,7 @@ def _checked(name: str, weight: object, device: torch.device) -> float | Tensor:
     return float(weight)
 
 
-def _is(weight: float | Tensor, value: float) -> bool:
+def _is(weight: Weight, value: float) -> bool:
     return not isinstance(weight, Tensor) and weight == value
 
 

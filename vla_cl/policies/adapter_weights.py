@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_cl.policies.adapter_layers import (
+    activate_layers,
     check_known,
     layers_of,
     refuse_while_merged,
@@ -49,7 +50,7 @@ def merge(policy: Policy, names: Iterable[str] | None = None) -> None:
         _add(policy, name, 1.0)
     policy.merged_adapters = (*policy.merged_adapters, *new)
     if policy.merged_adapters:
-        switch_layers(policy, ())
+        switch_layers(policy, {})
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def unmerge(policy: Policy) -> None:
     for name in reversed(policy.merged_adapters):
         _add(policy, name, -1.0)
     policy.merged_adapters = ()
-    switch_layers(policy, policy.active_adapters)
+    activate_layers(policy)
 
 
 @torch.no_grad()
