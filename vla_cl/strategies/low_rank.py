@@ -9,19 +9,29 @@ from typing import Any, ClassVar
 from vla_cl.data import WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
-from vla_cl.policies.adapters import AdapterOptions, add_adapter, freeze_adapter, set_active, unfreeze_adapter
+from vla_cl.policies.adapter_targets import resolve_targets
+from vla_cl.policies.adapters import (
+    AdapterOptions,
+    add_adapter,
+    fold,
+    freeze_adapter,
+    set_active,
+    unfreeze_adapter,
+)
 from vla_cl.strategies.base import Needs, Strategy
 from vla_cl.tasks import Task
 
 
 class LowRankStrategy(Strategy):
-    """Base of strategies in which every task trains an adapter of its own, and the base weights are frozen.
+    """Base of strategies in which tasks train low-rank adapters, and the base weights are frozen.
 
-    `begin_task` calls `adapter_for`: a task that comes again goes on with its adapter. Which adapters act outside of
-    training is `route`'s to say; those that train are active.
+    `begin_task` lets the task train the adapter `adapter_name`, a new one unless it is there, and nothing else. Which
+    adapters act outside of training is `route`'s to say; without a route it is those that are active, which are the
+    adapter that trains until the strategy says otherwise.
 
     Attributes:
-        owners: The adapter of each task so far, by the task's name; None for one that trained the base weights.
+        owners: The adapter of each task so far, by the task's name; None where its change is in the base weights.
+        adapters: Names of the adapters that the policy has, oldest first.
     """
 
     needs: ClassVar[Needs] = Needs(lora=True)
@@ -52,6 +62,7 @@ class LowRankStrategy(Strategy):
             raise ConfigurationError(f"strategy.first_task must be full or adapter, got {options.first_task!r}")
         self.adapter_options  # noqa: B018  checks them
         self.owners: dict[str, str | None] = {}
+        self.adapters: list[str] = []
 
     @property
     def adapter_options(self) -> AdapterOptions:
@@ -59,31 +70,43 @@ class LowRankStrategy(Strategy):
         options = self.options
         return AdapterOptions(options.rank, options.alpha, options.targets, options.head)
 
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters so far, oldest first."""
-        return list(dict.fromkeys(name for name in self.owners.values() if name is not None))
+    def adapted_layers(self, policy: Policy) -> tuple[str, ...]:
+        """Names, inside the policy, of the layers that the adapters adapt, whether there are any yet or not."""
+        return resolve_targets(policy, self.adapter_options)
+
+    def adapter_name(self, task: Task) -> str:
+        """The adapter that a task trains: the one that it has, else one that is named after the stage."""
+        return self.owners.get(task.name) or f"task_{self.stage}"
+
+    def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
+        super().begin_task(task, policy, data)
+        self.adapter_for(task, policy)
 
     def adapter_for(self, task: Task, policy: Policy) -> str | None:
-        """Let a task train its adapter alone: grow one, or go on with the one that the task has.
+        """Let a task train its adapter alone: grow one, or go on with the one that it has.
 
         Every other weight is frozen, and the adapter is the only active one. Where the first task trains the base
         weights, nothing is frozen for it.
 
         Returns:
             The adapter's name; None for a task that trains the base weights.
+
+        Raises:
+            ConfigurationError: The policy came with an adapter of its own.
         """
-        if task.name not in self.owners:
-            full = not self.owners and self.options.first_task == "full"
-            self.owners[task.name] = None if full else f"task_{len(self.owners)}"
-        name = self.owners[task.name]
-        if name is None and len(self.owners) == 1:
+        foreign = [name for name in policy.adapters if name not in self.adapters]
+        if foreign:
+            raise ConfigurationError(
+                f"the policy has adapter {foreign[0]!r}, and the strategy adds its own; leave policy.adapter empty"
+            )
+        if self.options.first_task == "full" and set(self.owners) <= {task.name}:
+            self.owners[task.name] = None
             return None
         policy.requires_grad_(False)
-        if name is None:  # the task of the base weights again, which later adapters lean on
-            name = self.owners[task.name] = f"task_{list(self.owners).index(task.name)}"
+        name = self.owners[task.name] = self.adapter_name(task)
         if name not in policy.adapters:
             add_adapter(policy, name, self.adapter_options, self.seed)
+            self.adapters.append(name)
         unfreeze_adapter(policy, name)
         set_active(policy, [name])
         return name
@@ -94,9 +117,17 @@ class LowRankStrategy(Strategy):
         if name is not None:
             freeze_adapter(policy, name)
 
+    def fold_adapter(self, policy: Policy, name: str) -> None:
+        """Add an adapter's change to the base weights for good: W <- W + alpha / rank B A."""
+        fold(policy, name)
+        self.adapters.remove(name)
+        self.owners = {task: None if owner == name else owner for task, owner in self.owners.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "owners": [[task, name] for task, name in self.owners.items()]}
+        owners = [[task, name] for task, name in self.owners.items()]
+        return {**super().state_dict(), "owners": owners, "adapters": list(self.adapters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.owners = {str(task): name for task, name in state["owners"]}
+        self.adapters = [str(name) for name in state["adapters"]]
