@@ -21,6 +21,7 @@ from vla_cl.tasks import find_task
 from vla_cl.training import TrainingOptions, fit
 
 TASK = find_task("push")
+TASKS = [find_task(name) for name in ("push", "faucet-close", "window-close")]
 
 
 def strategy_of(**options: Any) -> LatentReplay:
@@ -30,10 +31,10 @@ def strategy_of(**options: Any) -> LatentReplay:
 def learned(policy: Policy, datasets: list[WindowDataset], **options: Any) -> LatentReplay:
     """A strategy that has been through tasks without a step of training, and faces the last one."""
     strategy = strategy_of(**options)
-    for data in datasets[:-1]:
-        strategy.begin_task(TASK, policy, data)
-        strategy.end_task(TASK, policy, data)
-    strategy.begin_task(TASK, policy, datasets[-1])
+    for task, data in zip(TASKS, datasets[:-1], strict=False):
+        strategy.begin_task(task, policy, data)
+        strategy.end_task(task, policy, data)
+    strategy.begin_task(TASKS[len(datasets) - 1], policy, datasets[-1])
     return strategy
 
 
@@ -135,6 +136,14 @@ def test_the_budget_is_a_count_or_a_share_of_the_windows(policy: Policy, dataset
     assert len(learned(policy, datasets[:2], fraction=0.5).memory) == round(len(datasets[0]) / 2)
 
 
+def test_a_task_that_comes_again_is_stored_once(policy: Policy, datasets: list[WindowDataset]) -> None:
+    strategy = strategy_of(count=5)
+    for _ in range(3):
+        strategy.begin_task(TASK, policy, datasets[0])
+        strategy.end_task(TASK, policy, datasets[0])
+    assert len(strategy.memory) == 5
+
+
 def test_layers_and_paddings_of_other_lengths_survive() -> None:
     generator = torch.Generator().manual_seed(0)
 
@@ -149,8 +158,8 @@ def test_layers_and_paddings_of_other_lengths_survive() -> None:
 
     memory = ContextMemory("float32")
     short, long = context(2, 3), context(3, 5)
-    for each in (short, long):
-        memory.add(each, torch.zeros(len(each), CHUNK, 4), torch.zeros(len(each), CHUNK, dtype=torch.bool))
+    for name, each in (("short", short), ("long", long)):
+        memory.add(name, each, torch.zeros(len(each), CHUNK, 4), torch.zeros(len(each), CHUNK, dtype=torch.bool))
     found, _, _ = memory.rows(np.arange(5), long)
     assert found.mask is not None and short.mask is not None and long.mask is not None
     assert found.tokens.shape == (5, 5, 6)
@@ -160,15 +169,15 @@ def test_layers_and_paddings_of_other_lengths_survive() -> None:
     for (keys, values), (first, second) in zip(found.layers, long.layers, strict=True):
         assert keys[2:].equal(first) and values[2:].equal(second)
     assert found.layers[1][1][:2, :, :3].equal(short.layers[1][1])
-    assert joined([memory.parts[0]])["tokens"].shape[1] == 3
+    assert joined([memory.parts["short"]])["tokens"].shape[1] == 3
 
 
 def test_numbers_that_a_precision_cannot_hold_are_refused() -> None:
     context = Context(torch.full((1, 1, 2), 1e6), torch.zeros(1, 4))
     actions, padding = torch.zeros(1, CHUNK, 4), torch.zeros(1, CHUNK, dtype=torch.bool)
     with pytest.raises(ConfigurationError, match=r"float16.*bfloat16"):
-        ContextMemory("float16").add(context, actions, padding)
-    ContextMemory("bfloat16").add(context, actions, padding)
+        ContextMemory("float16").add("task", context, actions, padding)
+    ContextMemory("bfloat16").add("task", context, actions, padding)
 
 
 @pytest.mark.parametrize(

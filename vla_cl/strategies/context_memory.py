@@ -27,22 +27,30 @@ class ContextMemory:
 
     Args:
         precision: Name in `PRECISIONS`.
+
+    Attributes:
+        parts: What is stored of each task, by its name: tensors with one row a context.
     """
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
-        self.parts: list[dict[str, Tensor]] = []
+        self.parts: dict[str, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        return sum(len(part["actions"]) for part in self.parts)
+        return sum(len(part["actions"]) for part in self.parts.values())
 
     @property
     def bytes(self) -> int:
         """What is stored weighs."""
-        return sum(each.numel() * each.element_size() for part in self.parts for each in part.values())
+        return sum(each.numel() * each.element_size() for part in self.parts.values() for each in part.values())
 
-    def add(self, context: Context, actions: Tensor, padding: Tensor) -> None:
-        """Store B contexts with the normalised actions (B, chunk, A) and the padding (B, chunk) that belong to them.
+    def drop(self, task: str) -> None:
+        """Forget what is stored of a task, if anything is."""
+        self.parts.pop(task, None)
+
+    def add(self, task: str, context: Context, actions: Tensor, padding: Tensor) -> None:
+        """Store B more contexts of a task with the normalised actions (B, chunk, A) and the padding (B, chunk) that
+        belong to them.
 
         Raises:
             ConfigurationError: A number is too large for the precision.
@@ -66,7 +74,7 @@ class ContextMemory:
                     raise ConfigurationError(
                         f"strategy.precision {self.precision!r} cannot hold what the backbone computes; use bfloat16"
                     )
-        self.parts.append(part)
+        self.parts[task] = joined([self.parts[task], part]) if task in self.parts else part
 
     def sample(self, n: int, generator: np.random.Generator, like: Context) -> tuple[Context, Tensor, Tensor]:
         """n contexts, actions and paddings, drawn uniformly with replacement.
@@ -80,11 +88,12 @@ class ContextMemory:
 
     def rows(self, rows: np.ndarray, like: Context) -> tuple[Context, Tensor, Tensor]:
         """The contexts, actions and paddings of some rows, in ascending order."""
-        ends = np.cumsum([len(part["actions"]) for part in self.parts])
+        parts = list(self.parts.values())
+        ends = np.cumsum([len(part["actions"]) for part in parts])
         owners = np.searchsorted(ends, rows, side="right")
         chosen = []
         for owner in np.unique(owners):
-            part = self.parts[owner]
+            part = parts[owner]
             first = ends[owner] - len(part["actions"])
             index = torch.from_numpy(rows[owners == owner] - first)
             chosen.append({name: each[index] for name, each in part.items()})
@@ -107,11 +116,11 @@ class ContextMemory:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """All that is stored."""
-        return {str(position): dict(part) for position, part in enumerate(self.parts)}
+        return {task: dict(part) for task, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restore `state_dict()`."""
-        self.parts = [dict(state[key]) for key in sorted(state, key=int)]
+        self.parts = {task: dict(part) for task, part in state.items()}
 
 
 def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

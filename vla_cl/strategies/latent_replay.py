@@ -110,9 +110,11 @@ class LatentReplay(Strategy):
         device = next(policy.parameters()).device
         generator = numpy_generator(self.seed, "memory", self.stage)
         windows = sorted(generator.permutation(len(data))[: self._budget(len(data))].tolist())
+        self.memory.drop(task.name)  # where it comes again, its contexts are kept once
         for start in range(0, len(windows), CHUNK):
             batch = data.batch(windows[start : start + CHUNK]).to(device)
-            self.memory.add(policy.context(batch.observation), policy.normalise_actions(batch.actions), batch.padding)
+            context, actions = policy.context(batch.observation), policy.normalise_actions(batch.actions)
+            self.memory.add(task.name, context, actions, batch.padding)
 
     def _budget(self, windows: int) -> int:
         """Of a task of so many windows."""
