@@ -64,6 +64,27 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert same(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_training_in_rounds_ends_with_the_same_weights(ema: float, data: WindowDataset, tmp_path: Path) -> None:
+    options = replace(OPTIONS, ema=ema)
+    whole, cut = make_policy(), make_policy()
+    fit(whole, data, build_strategy("sequential", {}, 0), options, seed=1, stage=0)
+    checkpoints = IntervalCheckpoints(tmp_path / "checkpoints")
+    for until in (7, 14, 30):
+        fit(
+            cut,
+            data,
+            build_strategy("sequential", {}, 0),
+            options,
+            seed=1,
+            stage=0,
+            until=until,
+            checkpoints=checkpoints,
+        )
+        assert checkpoints.step == until
+        assert same(weights(whole), weights(cut)) == (until == options.steps)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: WindowDataset) -> None:
     policies = [make_policy() for _ in range(3)]
     for policy, seed in zip(policies, (1, 1, 2), strict=True):

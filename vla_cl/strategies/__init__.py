@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from vla_cl.strategies.averaging import ClientUpdate, communicated_bytes
 from vla_cl.strategies.base import STRATEGIES, Needs, Strategy, trained_parameters
 from vla_cl.strategies.composition import build_strategy, combined_needs, strategy_names
 
 __all__ = [
     "STRATEGIES",
+    "ClientUpdate",
     "Needs",
     "Strategy",
     "build_strategy",
     "combined_needs",
+    "communicated_bytes",
     "strategy_names",
     "trained_parameters",
 ]

@@ -6,7 +6,7 @@ that a strategy leaves alone does nothing, so the base class, used as it is, is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from vla_cl.data import Batch, ObservationBatch, WindowDataset
 from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.policies.adapters import Route, mixture
 from vla_cl.registry import Registry
+from vla_cl.strategies.averaging import ClientUpdate, federated_average
 from vla_cl.tasks import Task
 
 
@@ -56,7 +57,8 @@ class Strategy:
     The seven verbs are `begin_task`, `batch`, `loss`, `gradients`, `after_step`, `end_task` and `route`. What few
     strategies need stands beside them: modules of their own that are trained along (`modules`), learning rates
     (`learning_rate`), how long training takes (`begin_training`), what is in force while the policy computes
-    (`training_pass`, `acting_pass`), a last word about actions (`decide`).
+    (`training_pass`, `acting_pass`), a last word about actions (`decide`), what a server makes of several clients'
+    learning (`aggregate`).
 
     In a run the order is: `bind`; for each task `begin_task` and `begin_training`, then for each step `batch`,
     `training_pass` around the forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`.
@@ -158,6 +160,16 @@ class Strategy:
     def decide(self, observation: ObservationBatch, actions: Tensor) -> Tensor:
         """The last word about what the policy would do: raw actions (B, chunk, A) in [-1, 1]."""
         return actions
+
+    def aggregate(self, updates: Sequence[ClientUpdate]) -> None:
+        """On the server of a federation: join what its clients learned, by changing their policies and strategies in
+        place. Called after every round inside a stage, and once more after all of them have called `end_task`; what the
+        first of them then has is the server's, which acts, and from whose policy all begin the next stage.
+
+        By default the weights are averaged (`federated_average`), and every client's strategy keeps its own state: what
+        a client has seen does not leave it. A strategy that acts by what it knows of single tasks overrides this.
+        """
+        federated_average(updates)
 
     # --- state -----------------------------------------------------------------------------------------------
 

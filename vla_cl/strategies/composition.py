@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from vla_cl.data import Batch, ObservationBatch, WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.policies.adapters import Route
+from vla_cl.strategies.averaging import ClientUpdate
 from vla_cl.strategies.base import STRATEGIES, Needs, Strategy
 from vla_cl.tasks import Task
 
@@ -103,6 +105,10 @@ class Composition(Strategy):
             actions = part.decide(observation, actions)
         return actions
 
+    def aggregate(self, updates: Sequence[ClientUpdate]) -> None:
+        for name, part in self.parts.items():
+            part.aggregate([replace(each, strategy=_part(each.strategy, name)) for each in updates])
+
     @property
     def extra_passes(self) -> float:  # type: ignore[override]
         """The sum of the parts'."""
@@ -125,6 +131,11 @@ class Composition(Strategy):
         super().load_state_dict(state)
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
+
+
+def _part(strategy: Strategy, name: str) -> Strategy:
+    assert isinstance(strategy, Composition)
+    return strategy.parts[name]
 
 
 @contextmanager

@@ -58,6 +58,7 @@ def fit(
     *,
     seed: int,
     stage: int,
+    until: int | None = None,
     checkpoints: IntervalCheckpoints | None = None,
     on_row: Callable[[TrainingRow], None] | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -74,6 +75,7 @@ def fit(
         options: Steps, optimiser, schedule.
         seed: Of the run.
         stage: Index of the task in the sequence.
+        until: Stop after so many of the steps, and leave a checkpoint there to go on from; None does all of them.
         checkpoints: Where interval checkpoints go and come from.
         on_row: Receives a row of the log every `options.log_every` steps.
         on_step: Receives the number of steps done.
@@ -105,7 +107,8 @@ def fit(
         return batch.pinned() if device.type == "cuda" else batch
 
     policy.train()
-    steps = range(done, options.steps)
+    last = options.steps if until is None else until
+    steps = range(done, last)
     with explained(stream.read, stage, checkpoints), prefetched(read, steps) as batches:
         for step, drawn in zip(steps, batches, strict=True):
             torch.manual_seed(derive_seed(stage_seed, "global", step))
@@ -142,6 +145,7 @@ def fit(
                 if on_row:
                     on_row(row)
             due = options.checkpoint_every and finished % options.checkpoint_every == 0 and finished < options.steps
+            due = due or finished == until
             if finished == options.steps or (checkpoints and due):
                 watch.check()
                 check_weights(step, parameters)
@@ -150,7 +154,7 @@ def fit(
             if on_step:
                 on_step(finished)
 
-    if average:
+    if average and last == options.steps:
         average.copy_to(parameters)
         strategy.after_step(parameters)
     policy.eval()
