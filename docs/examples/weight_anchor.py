@@ -36,7 +36,7 @@ class WeightAnchor(Strategy):
     def loss(self, batch: Batch, output: PolicyOutput) -> Tensor | float:
         if not self.anchor:
             return 0.0
-        distances = [(self.parameters[name] - anchor).square().sum() for name, anchor in self.anchor.items()]
+        distances = [(self.parameters[name] - at.to(output.loss)).square().sum() for name, at in self.anchor.items()]
         return self.options.strength * torch.stack(distances).sum()
 
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
