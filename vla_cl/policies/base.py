@@ -10,13 +10,16 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vla_cl.data import ObservationBatch
 from vla_cl.registry import Registry
+
+if TYPE_CHECKING:
+    from vla_cl.policies.soft_prompts import SoftPrompts
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,10 @@ class Backbone(nn.Module, abc.ABC):
     Attributes:
         shape: Of the contexts of one moment.
         layers_wanted: Whether contexts must hold `layers`; `Policy` sets it to what its head needs.
+        prompt_width: D of the soft prompts that it lets pass beside its tokens; None where it takes none.
+        prefix_layers: How many of its layers take prefixes.
+        soft_prompts: Those in force (see `vla_cl.policies.soft_prompts`).
+        expects_prompts: Whether there will be some: then `perceive` computes nothing that they would change.
         adapter_targets: A regular expression that matches whole names, inside the backbone, of the linear layers that
             LoRA adapts unless told otherwise.
     """
@@ -209,6 +216,10 @@ class Backbone(nn.Module, abc.ABC):
     adapter_targets: ClassVar[str] = r"(.*\.)?layers\.\d+\..*"
     shape: ContextShape
     layers_wanted: bool = False
+    prompt_width: int | None = None
+    prefix_layers: int = 0
+    soft_prompts: SoftPrompts | None = None
+    expects_prompts: bool = False
 
     @classmethod
     def resolve(cls, options: Any) -> Any:

@@ -16,6 +16,7 @@ from vla_cl.policies.images import check_cameras, views
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
 from vla_cl.policies.layers import TransformerLayer, token, token_mlp
 from vla_cl.policies.options import check_at_least, check_choice
+from vla_cl.policies.soft_prompts import through_layers
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class CompactBackbone(Backbone):
             )
         self.kinds = token(2, width)
         self.layers = nn.ModuleList(TransformerLayer(width, options.heads) for _ in range(options.layers))
+        self.prompt_width, self.prefix_layers = (width if options.layers else None), options.layers
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -104,6 +106,5 @@ class CompactBackbone(Backbone):
         seen = self.encoder(views(observation, self.features), instruction)
         told = torch.stack([instruction, proprioception], dim=1) + self.kinds
         hidden = torch.cat([told, seen], dim=1)
-        for layer in self.layers:
-            hidden = layer(hidden)
+        hidden = through_layers(self.layers, hidden, self.soft_prompts)
         return Context(self.norm(hidden), observation.agent_pos)

@@ -93,7 +93,7 @@ class HfVlmBackbone(Backbone):
             checkpointing=options.gradient_checkpointing,
         )
 
-        width = config.hidden_size
+        width = self.prompt_width = config.hidden_size
         self.prefix = len(features.cameras) * count_image_tokens(self.model, self.images) + options.prompt_tokens
         self.proprioception: nn.Module | None = None
         if options.proprioception != "none":
@@ -129,11 +129,12 @@ class HfVlmBackbone(Backbone):
 
         Raises:
             ConfigurationError: A camera is missing, an instruction is longer than the prompt, or the observation holds
-                what a frozen model saw, and this one is trained.
+                what a frozen model saw, and this one is trained or sees soft prompts.
         """
         if observation.features and not self.frozen:
+            why = "is to see soft prompts" if self.prompted else "is trained"
             raise ConfigurationError(
-                f"the observation holds what a frozen model saw, but {KIND} is trained here; give it images"
+                f"the observation holds what a frozen model saw, but {KIND} {why} here; give it images"
             )
         if self.frozen:
             context = self._recalled(observation.features or self.perceive(observation), observation.agent_pos)
@@ -161,9 +162,23 @@ class HfVlmBackbone(Backbone):
         return torch.cat([seen, told], dim=1), mask
 
     def _run(self, embeddings: Tensor, mask: Tensor, *, layers: bool) -> tuple[Tensor, Layers]:
+        """Soft prompts come first, where all tokens see them, at positions before 0, so that nothing else moves; their
+        hidden states, keys and values are dropped.
+        """
+        positions, first = positions_of(mask), 0
+        if self.soft_prompts is not None and self.soft_prompts.tokens is not None:
+            prompts = self.soft_prompts.tokens
+            first = prompts.shape[1]
+            embeddings = torch.cat([prompts.to(embeddings.dtype), embeddings], dim=1)
+            mask = F.pad(mask, (first, 0), value=True)
+            before = torch.arange(-first, 0, device=mask.device).expand(len(mask), -1)
+            positions = torch.cat([before, positions], dim=1)
         bidirectional = self.options.attention == "bidirectional"
-        visible = prefix_visibility(mask, self.prefix, bidirectional=bidirectional)
-        return self.language.run(embeddings, visible, positions_of(mask), layers=layers)
+        visible = prefix_visibility(mask, first + self.prefix, bidirectional=bidirectional)
+        hidden, found = self.language.run(embeddings, visible, positions, layers=layers)
+        if not first:
+            return hidden, found
+        return hidden[:, first:], tuple((keys[:, :, first:], values[:, :, first:]) for keys, values in found)
 
     def _context(self, hidden: Tensor, mask: Tensor, layers: Layers, agent_pos: Tensor) -> Context:
         return Context(outward(hidden), agent_pos, mask, outward_layers(layers), self.language)
@@ -193,12 +208,17 @@ class HfVlmBackbone(Backbone):
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing in the model is trained, nor was anything added to it (LoRA)."""
+        """Whether nothing in the model is trained, nothing was added to it (LoRA), and no soft prompts enter it."""
         options = self.options
-        if not (options.freeze_vision and options.freeze_connector and options.freeze_text):
+        if self.prompted or not (options.freeze_vision and options.freeze_connector and options.freeze_text):
             return False
         parameters = self._pretrained()
         return len(parameters) == self._parameters_there and not any(each.requires_grad for each in parameters)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether soft prompts pass through the model, or will."""
+        return self.expects_prompts or self.soft_prompts is not None
 
     @torch.no_grad()
     def perceive(self, observation: ObservationBatch) -> Mapping[str, Tensor]:

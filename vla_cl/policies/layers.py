@@ -54,6 +54,13 @@ class Memory:
         keys, values = (each.repeat_interleave(draws, dim=0) for each in (self.keys, self.values))
         return Memory(keys, values, None if self.mask is None else self.mask.repeat_interleave(draws, dim=0))
 
+    def behind(self, keys: Tensor, values: Tensor) -> Memory:
+        """One without mask, behind further keys and values (B, heads, P, width / heads)."""
+        return Memory(
+            torch.cat([keys.to(self.keys.dtype), self.keys], dim=2),
+            torch.cat([values.to(self.values.dtype), self.values], dim=2),
+        )
+
 
 class Attention(nn.Module):
     """Multi-head attention of queries (B, Q, width) over themselves, or over a memory of width `memory_width`."""
@@ -68,18 +75,19 @@ class Attention(nn.Module):
     def remember(self, tokens: Tensor, mask: Tensor | None = None) -> Memory:
         """The memory of tokens (B, M, memory_width), of which `mask` (B, M) bool is False for padding."""
         keys, values = self.memory(tokens).chunk(2, dim=-1)
-        return Memory(self._split(keys), self._split(values), None if mask is None else mask[:, None, None])
+        return Memory(self.split(keys), self.split(values), None if mask is None else mask[:, None, None])
 
     def forward(self, hidden: Tensor, memory: Memory | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, Q, width); `mask` (Q, Q) bool says which tokens (columns) a query (row) sees without a memory."""
         if memory is None:
             memory = replace(self.remember(hidden), mask=mask)
-        queries = self._split(self.queries(hidden))
+        queries = self.split(self.queries(hidden))
         attended = F.scaled_dot_product_attention(queries, memory.keys, memory.values, memory.mask)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 
-    def _split(self, tokens: Tensor) -> Tensor:
+    def split(self, tokens: Tensor) -> Tensor:
+        """(B, heads, length, width / heads) of tokens (B, length, width)."""
         batch, length, width = tokens.shape
         return tokens.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
@@ -101,6 +109,14 @@ class TransformerLayer(nn.Module):
         """(B, Q, width); `mask` (Q, Q) is that of the self-attention, e.g. `causal_mask(Q)`."""
         return self._onward(hidden + self.attention(self.attention_norm(hidden), mask=mask), memory)
 
+    def prefixed(self, hidden: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`forward` without memory and mask, where every token also sees keys and values (B, P, width) that belong to
+        no token: a prefix (Li and Liang, arXiv 2101.00190).
+        """
+        normed = self.attention_norm(hidden)
+        seen = self.attention.remember(normed).behind(self.attention.split(keys), self.attention.split(values))
+        return self._onward(hidden + self.attention(normed, seen), None)
+
     def step(self, hidden: Tensor, past: Memory | None, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """One more token (B, 1, width) under a causal mask, after those whose keys and values `past` holds; it, and the
         past with it.
@@ -108,7 +124,7 @@ class TransformerLayer(nn.Module):
         normed = self.attention_norm(hidden)
         seen = self.attention.remember(normed)
         if past is not None:
-            seen = Memory(torch.cat([past.keys, seen.keys], dim=2), torch.cat([past.values, seen.values], dim=2))
+            seen = seen.behind(past.keys, past.values)
         return self._onward(hidden + self.attention(normed, seen), memory), seen
 
     def _onward(self, hidden: Tensor, memory: Memory | None) -> Tensor:

@@ -18,6 +18,7 @@ from vla_cl.policies.base import BACKBONES, Backbone, Context, ContextShape, Pol
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
 from vla_cl.policies.layers import TransformerLayer, token, token_mlp
 from vla_cl.policies.options import check_at_least
+from vla_cl.policies.soft_prompts import through_layers
 
 KIND = "backbone 'lowdim_transformer'"
 
@@ -65,6 +66,7 @@ class LowDimTransformerBackbone(Backbone):
         self.state_token = token_mlp(self.part, width)
         self.kinds = token(2 + self.state_tokens, width)
         self.layers = nn.ModuleList(TransformerLayer(width, options.heads) for _ in range(options.layers))
+        self.prompt_width, self.prefix_layers = width, options.layers
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -84,6 +86,5 @@ class LowDimTransformerBackbone(Backbone):
         parts = padded.view(len(state), self.state_tokens, self.part)
         told = torch.stack([instruction, proprioception], dim=1)
         hidden = torch.cat([told, self.state_token(parts)], dim=1) + self.kinds
-        for layer in self.layers:
-            hidden = layer(hidden)
+        hidden = through_layers(self.layers, hidden, self.soft_prompts)
         return Context(self.norm(hidden), observation.agent_pos)

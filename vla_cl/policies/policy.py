@@ -114,11 +114,13 @@ class Policy(nn.Module):
 
         Raises:
             ConfigurationError: They show another number of moments than the policy sees, lack a camera, or are not
-                as many as the route in force is for.
+                as many as the route or the prompts in force are for.
         """
         self._check_frozen()
         if self.mixing is not None:
             self.mixing.check(len(observation))
+        if self.backbone.soft_prompts is not None:
+            self.backbone.soft_prompts.check(len(observation))
         moments = observation.moments
         if len(moments) != self.features.history:
             raise ConfigurationError(f"this policy sees {self.features.history} moments, got {len(moments)}")

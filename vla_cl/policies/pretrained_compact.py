@@ -23,6 +23,7 @@ from vla_cl.policies.images import check_cameras, views
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder, with_instruction_encoder
 from vla_cl.policies.layers import TransformerLayer, token, token_mlp
 from vla_cl.policies.options import check_at_least, check_choice
+from vla_cl.policies.soft_prompts import through_layers
 
 KIND = "backbone 'pretrained_compact'"
 FEATURE = "efficientnet_lite0"
@@ -99,6 +100,7 @@ class PretrainedCompactBackbone(Backbone):
         self.shape = ContextShape(width, features.agent_pos_dim, tokens=2 + seen)
         self.kinds = token(2, width)
         self.layers = nn.ModuleList(TransformerLayer(width, options.heads) for _ in range(options.layers))
+        self.prompt_width, self.prefix_layers = (width if options.layers else None), options.layers
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -134,8 +136,7 @@ class PretrainedCompactBackbone(Backbone):
         told = torch.stack([instruction, self.proprioception_token(agent_pos)], dim=1) + self.kinds
         read = [reader(view, instruction) for reader, view in zip(self.readers, seen.unbind(dim=1), strict=True)]
         hidden = torch.cat([told, *read], dim=1)
-        for layer in self.layers:
-            hidden = layer(hidden)
+        hidden = through_layers(self.layers, hidden, self.soft_prompts)
         return Context(self.norm(hidden), agent_pos)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from vla_cl.data import ObservationBatch, WindowDataset
 from vla_cl.policies import Policy
 from vla_cl.policies.adapters import mixture
 from vla_cl.policies.instruction import build_instruction_encoder, resolve_instruction_encoder
+from vla_cl.policies.soft_prompts import prompted
 
 CHUNK = 256
 """Windows that go through a policy at once where a whole task does."""
@@ -29,10 +30,10 @@ def text_features(instructions: Sequence[str], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def observation_features(policy: Policy, observation: ObservationBatch) -> Tensor:
-    """Unit vectors (B, D) of what a policy's base weights, without adapters, make of observations: the mean of the
-    context's tokens. They stay what they are as long as the base weights do.
+    """Unit vectors (B, D) of what a policy's base weights, without adapters or prompts, make of observations: the mean
+    of the context's tokens. They stay what they are as long as the base weights do.
     """
-    with mixture(policy, {}):
+    with mixture(policy, {}), prompted(policy, None):
         return F.normalize(policy.context(observation).pooled().float(), dim=1)
 
 
