@@ -206,3 +206,25 @@ def test_a_gpu_fits_too(data: WindowDataset) -> None:
     options = replace(OPTIONS, precision="bfloat16")
     fit(policy, data, build_strategy("ewc", {}, 0), options, seed=0, stage=0, on_row=rows.append)
     assert rows[-1].loss == rows[-1].loss
+
+
+def test_where_nothing_is_trained_steps_are_only_counted(data: WindowDataset, tmp_path: Path) -> None:
+    policy = make_policy()
+    policy.requires_grad_(False)
+    before, steps, rows = weights(policy), [], []
+    checkpoints = IntervalCheckpoints(tmp_path / "checkpoints")
+    strategy = build_strategy("sequential", {}, 0)
+    fit(
+        policy,
+        data,
+        strategy,
+        OPTIONS,
+        seed=0,
+        stage=0,
+        checkpoints=checkpoints,
+        on_step=steps.append,
+        on_row=rows.append,
+    )
+    assert same(before, weights(policy))
+    assert steps == list(range(1, 31)) and rows == []
+    assert checkpoints.latest() is None

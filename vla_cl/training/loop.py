@@ -65,6 +65,8 @@ def fit(
 ) -> None:
     """Fit `policy` to one task's demonstrations, in place.
 
+    Where nothing is trained, no batch is read and no step is made: the steps are only counted.
+
     Every draw is a function of (seed, stage, step), so training that was killed and goes on from `checkpoints` ends
     with the same weights, bit for bit on a CPU. On a GPU, kernels that sum with atomics make it inexact.
 
@@ -88,6 +90,13 @@ def fit(
     stream = data if isinstance(data, TaskStream) else TaskStream(data, options.batch_size, stage_seed)
     strategy.begin_training(options.steps)
     parameters = trained_parameters(policy, strategy)
+    last = options.steps if until is None else until
+    if not parameters:
+        if on_step:
+            for finished in range(1, last + 1):
+                on_step(finished)
+        policy.eval()
+        return
     optimiser = _optimiser(parameters, options, strategy)
     average = ExponentialMovingAverage(parameters, options.ema, options.ema_power) if options.ema else None
     head_loss = compiled_head_loss(policy) if options.compile else None
@@ -107,7 +116,6 @@ def fit(
         return batch.pinned() if device.type == "cuda" else batch
 
     policy.train()
-    last = options.steps if until is None else until
     steps = range(done, last)
     with explained(stream.read, stage, checkpoints), prefetched(read, steps) as batches:
         for step, drawn in zip(steps, batches, strict=True):
