@@ -81,6 +81,7 @@ class LatentReplay(Strategy):
 
     def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         super().begin_task(task, policy, data)
+        self.memory.drop(task.name)  # while all of a task is there, its part is out of the memory
         freeze_after = self.options.freeze_after
         if freeze_after == "pretraining" or (freeze_after == "first_task" and self.stage > 0):
             policy.backbone.requires_grad_(False)
@@ -110,7 +111,6 @@ class LatentReplay(Strategy):
         device = next(policy.parameters()).device
         generator = numpy_generator(self.seed, "memory", self.stage)
         windows = sorted(generator.permutation(len(data))[: self._budget(len(data))].tolist())
-        self.memory.drop(task.name)  # where it comes again, its contexts are kept once
         for start in range(0, len(windows), CHUNK):
             batch = data.batch(windows[start : start + CHUNK]).to(device)
             context, actions = policy.context(batch.observation), policy.normalise_actions(batch.actions)

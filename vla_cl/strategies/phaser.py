@@ -102,6 +102,11 @@ class Phaser(Strategy):
     def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         super().begin_task(task, policy, data)
         self.step = 0
+        again = self.memory.rows(data)  # while all of a task is there, its part is out of the memory
+        self.memory.drop(again)
+        self.phases = np.delete(self.phases, again)
+        kept = set(self._cells().tolist())
+        self.learned = {cell: loss for cell, loss in self.learned.items() if cell in kept}
 
     def batch(self, batch: Batch) -> Batch:
         self.batch_size = len(batch)
@@ -125,13 +130,9 @@ class Phaser(Strategy):
         kept = [generator.permutation(np.flatnonzero(phases == phase))[:n] for phase, n in enumerate(shares)]
         windows = np.sort(np.concatenate(kept))
 
-        before = self.memory.rows(data)  # a task that comes again is kept once
-        self.memory.drop(before)
         self.memory.put(data, windows)
-        self.phases = np.concatenate([np.delete(self.phases, before), phases[windows]])
-        mine = set(self._cells()[self.memory.rows(data)].tolist())
-        self.learned = {cell: loss for cell, loss in self.learned.items() if cell in set(self._cells().tolist())}
-        self.learned |= self._losses(sorted(mine))
+        self.phases = np.concatenate([self.phases, phases[windows]])
+        self.learned |= self._losses(np.unique(self._cells()[self.memory.rows(data)]).tolist())
 
     def _cells(self) -> NDArray[np.int64]:
         """The cell of each of the memory's rows."""
