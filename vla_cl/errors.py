@@ -47,6 +47,10 @@ class ConfigurationError(VlaClError):
     """A value in the configuration that cannot be used."""
 
 
+class FolderInUseError(ConfigurationError):
+    """Another process is working in the folder of this run; when it is done, or ends, this one can go on."""
+
+
 class DataFileError(VlaClError):
     """A demonstration file that is truncated, foreign, corrupted or does not fit the experiment."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.config import ExperimentConfig, flatten, to_dict
-from vla_cl.errors import CheckpointError, ConfigurationError
+from vla_cl.errors import CheckpointError, ConfigurationError, FolderInUseError
 from vla_cl.evaluation import EpisodeRow, read_rows, write_rows
 from vla_cl.files import remove_partial_files, write_json, write_text
 from vla_cl.policies import Policy
@@ -54,14 +54,15 @@ class RunFolder:
         """Create the folder, or go on in it, alone.
 
         Raises:
-            ConfigurationError: It belongs to another configuration, or another process is running it.
+            ConfigurationError: It belongs to another configuration.
+            FolderInUseError: Another process is running it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigurationError(f"{self.path} is being run by another process; wait for it") from None
+                raise FolderInUseError(f"{self.path} is being run by another process; wait for it") from None
             self._check_identity(config)
             for folder in (self.path, self.path / "episodes", self.path / "training"):
                 folder.mkdir(exist_ok=True)
@@ -74,6 +75,15 @@ class RunFolder:
                 [{"name": task.name, "instruction": task.instruction, "horizon": task.horizon} for task in sequence],
             )
             yield
+
+    def is_finished(self, config: ExperimentConfig) -> bool:
+        """Whether all of this run is there, up to its report.
+
+        Raises:
+            ConfigurationError: The folder belongs to another configuration.
+        """
+        self._check_identity(config)
+        return (self.path / "metrics.json").exists() and (self.path / "report.html").exists()
 
     def _first_date(self) -> str:
         """When the run was first started, in UTC: the same after a restart, so that a report can be drawn again."""

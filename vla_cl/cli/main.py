@@ -1,7 +1,7 @@
 """The command `vla-cl`: which commands there are, and how every failure ends in one line.
 
-Exit status: 0 done; 1 `doctor`, `data validate` or `tasks check` found something broken; 2 a mistake, told in one
-line on stderr; 130 interrupted.
+Exit status: 0 done; 1 `doctor`, `data validate` or `tasks check` found something broken, or runs of a `grid` failed;
+2 a mistake, told in one line on stderr; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import assets, collect, data, doctor, evaluate, listings, report, run, serve, tasks
+from vla_cl.cli import assets, collect, data, doctor, evaluate, grid, listings, report, run, serve, tasks
 from vla_cl.cli.interrupts import interrupts_kept
 from vla_cl.errors import VlaClError
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     "or [bold]vla-cl doctor[/bold] when something does not work.",
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Experiments": (run.run, collect.collect, evaluate.evaluate, serve.serve, report.report),
+    "Experiments": (run.run, grid.grid, collect.collect, evaluate.evaluate, serve.serve, report.report),
     "What there is": (listings.suites, listings.policies, listings.strategies),
     "This machine": (doctor.doctor,),
 }

@@ -44,21 +44,14 @@ def run(
 
     vla-cl run suite=cw10 policy=compact strategy=ewc order=reversed length=5 training.steps=3000
     """
-    from vla_cl.config import compose
-
-    words = list(overrides or [])
-    if plugin:
-        words.append(f"plugins={_quoted(plugin)}")
-    if output is not None:
-        words.append(f"output={_quoted_text(str(output))}")
-    configs = compose(words, preset)
+    configs = composed(overrides, preset, plugin, output)
     if dry_run:
         for config in configs:
-            _print_config(config)
+            print_config(config)
         return
 
     for config in configs:  # all of a sweep, before the first takes its minutes
-        _check(config)
+        check(config)
 
     from vla_cl.cli.jobs import run_all
     from vla_cl.evaluation.report import write_report
@@ -73,7 +66,21 @@ def run(
     results().print(f"\nreport: {report.resolve()}", soft_wrap=True)
 
 
-def _check(config: ExperimentConfig) -> None:
+def composed(
+    overrides: list[str] | None, preset: str | None, plugin: list[str] | None, output: Path | None
+) -> list[ExperimentConfig]:
+    """The configurations that the command line describes."""
+    from vla_cl.config import compose
+
+    words = list(overrides or [])
+    if plugin:
+        words.append(f"plugins={_quoted(plugin)}")
+    if output is not None:
+        words.append(f"output={_quoted_text(str(output))}")
+    return compose(words, preset)
+
+
+def check(config: ExperimentConfig) -> None:
     """Fail on what can be known to be wrong before any work is done.
 
     Raises:
@@ -118,7 +125,8 @@ def _shown(name: str, value: float | None) -> str:
     return f"{value:.0f}" if name == "seconds" else f"{value:.2f}"
 
 
-def _print_config(config: ExperimentConfig) -> None:
+def print_config(config: ExperimentConfig) -> None:
+    """Print a resolved configuration as YAML, under the folder of its run."""
     from omegaconf import OmegaConf
 
     from vla_cl.config import to_dict

@@ -111,7 +111,7 @@ def stage_lines(run: Run) -> list[Line]:
 
 def setting_lines(settings: Sequence[Mapping[str, Any]], *, differing: bool) -> list[Line]:
     """Flattened settings of several runs side by side: those that differ, or all."""
-    flat = [dict(_flatten(setting)) for setting in settings]
+    flat = [dict(flattened(setting)) for setting in settings]
     keys = list(dict.fromkeys(key for each in flat for key in each))
     lines = [Line(key, tuple(Entry(each.get(key, MISSING)) for each in flat)) for key in keys]
     return [line for line in lines if not differing or len({entry.text for entry in line.entries}) > 1]
@@ -166,10 +166,11 @@ def _count_entry(value: float | None) -> Entry:
     return Entry(MISSING) if value is None else Entry(f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Settings by dotted keys, values as YAML would write them."""
     for key, each in value.items():
         if isinstance(each, Mapping) and each:
-            yield from _flatten(each, f"{prefix}{key}.")
+            yield from flattened(each, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", _plain(each)
 
