@@ -38,7 +38,7 @@ from vla_cl.policies import PolicyConfig
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import STRATEGIES, strategy_names
 from vla_cl.tasks import Task, get_suite
-from vla_cl.training import TrainingOptions
+from vla_cl.training import FederationOptions, TrainingOptions
 
 _LABEL_LENGTH = 60
 GROUPS = ("policy", "strategy", "rendering", "recipe", "protocol", "preset")
@@ -67,6 +67,7 @@ class ExperimentConfig:
         dataset_instructions: What the robot is told in training on a `dataset`: "file", its own words, or "task".
         collection: How demonstrations are made.
         training: How a task is fitted.
+        federation: Whether several clients learn side by side, and how they hear from each other.
         evaluation: How rollouts are made; `protocol=NAME` sets it as published evaluations do.
         rendering: How images are drawn; `rendering=raycast` is short for `rendering.backend=raycast`.
         threads: Of torch on a CPU. Sums depend on it, so it is part of what decides the numbers; with 1 they are the
@@ -92,6 +93,7 @@ class ExperimentConfig:
     dataset_instructions: str = "file"
     collection: CollectionOptions = field(default_factory=CollectionOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    federation: FederationOptions = field(default_factory=FederationOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     rendering: RenderingOptions = field(default_factory=RenderingOptions)
     threads: int = 1
@@ -127,6 +129,7 @@ class ExperimentConfig:
             values.pop(key)
         values["collection"].pop("processes", None)
         values["evaluation"].pop("processes", None)
+        values["federation"].pop("backend")
         return values | self.dataset_identity()
 
     def dataset_identity(self) -> dict[str, str]:
@@ -277,6 +280,7 @@ def _instantiate(composed: DictConfig) -> ExperimentConfig:
         "policy": PolicyConfig,
         "collection": CollectionOptions,
         "training": TrainingOptions,
+        "federation": FederationOptions,
         "evaluation": EvaluationOptions,
         "rendering": RenderingOptions,
     }

@@ -18,7 +18,7 @@ def store_schema(root: type[Any], strategies: Sequence[str]) -> None:
     """Tell Hydra the keys and types: the root's, each registered strategy's, and those of compositions."""
     store = ConfigStore.instance()
     schema = OmegaConf.structured(root)
-    for key in ("collection", "training", "evaluation", "rendering", "policy"):
+    for key in ("collection", "training", "federation", "evaluation", "rendering", "policy"):
         OmegaConf.set_readonly(schema[key], None)
     store.store(name="schema", node=schema)
     nodes = {name: _options_node(STRATEGIES[name].Options, [("name", str, field(default=name))]) for name in STRATEGIES}

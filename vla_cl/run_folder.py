@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,8 @@ class RunFolder:
     """One run on disk.
 
         config.json  environment.json  sequence.json     what was run, with what
-        checkpoints/stage_00/                            policy and strategy after each task
+        checkpoints/stage_00/                            policy and strategy after each task (of those that a
+                                                         federation learns at once, after the last)
         checkpoints/training/stage_00/                   the latest state inside the task in progress
         training/stage_00.jsonl                          loss, step by step
         episodes/zero_shot.jsonl  episodes/stage_00.jsonl one row an episode
@@ -98,7 +99,7 @@ class RunFolder:
         stored = flatten(json.loads(path.read_text()))
         wanted = flatten({**to_dict(config), **config.dataset_identity()})
         places = {"output", "data", "name", "dataset", "dataset_instructions"}
-        places |= {"collection.processes", "evaluation.processes"}
+        places |= {"collection.processes", "evaluation.processes", "federation.backend"}
         for key in sorted((stored.keys() | wanted.keys()) - places):
             if not key.startswith("assets.") and stored.get(key) != wanted.get(key):
                 raise ConfigurationError(
@@ -119,11 +120,22 @@ class RunFolder:
         """The folder of a stage's checkpoint."""
         return self.path / "checkpoints" / f"stage_{stage:02d}"
 
-    def store(self, stage: int, policy: Policy, strategy: Strategy) -> None:
-        """Write a stage's checkpoint, then drop the interval ones."""
+    def store(
+        self, stage: int, policy: Policy, strategy: Strategy, clients: Mapping[int, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Write a stage's checkpoint, then drop the interval ones.
+
+        Args:
+            stage: That is complete.
+            policy: After it.
+            strategy: After it.
+            clients: The states of the strategies of a federation's clients.
+        """
         with atomic_folder(self.checkpoint(stage)) as folder:
             policy.save_pretrained(folder)
             save_tree(strategy.state_dict(), folder, "strategy")
+            for client, state in (clients or {}).items():
+                save_tree(state, folder, f"client_{client}")
         self.interval_checkpoints(stage).clear()
 
     def restore(self, stage: int, fresh: Policy, strategy: Strategy) -> Policy:
@@ -143,6 +155,11 @@ class RunFolder:
             raise CheckpointError(f"checkpoint {self.checkpoint(stage)} holds another policy than this run configures")
         strategy.load_state_dict(load_tree(self.checkpoint(stage), "strategy"))
         return saved.to(next(fresh.parameters()).device)
+
+    def client_states(self, stage: int) -> dict[int, dict[str, Any]]:
+        """The states of the strategies of a federation's clients in a stage's checkpoint."""
+        names = sorted(path.stem for path in self.checkpoint(stage).glob("client_*.json"))
+        return {int(name.removeprefix("client_")): load_tree(self.checkpoint(stage), name) for name in names}
 
     # --- rows ----------------------------------------------------------------------------------------------
 

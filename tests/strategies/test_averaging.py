@@ -8,7 +8,7 @@ import torch
 from tests.strategies.conftest import make_policy
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.adapters import AdapterOptions, adapter_parameters, add_adapter
-from vla_cl.strategies import ClientUpdate, Strategy, build_strategy, communicated_bytes
+from vla_cl.strategies import ClientUpdate, Strategy, build_strategy, trained_bytes
 from vla_cl.strategies.averaging import federated_average, weighted_mean
 
 
@@ -111,6 +111,6 @@ def test_strategies_that_run_together_are_each_aggregated() -> None:
 def test_a_message_weighs_what_is_trained() -> None:
     each = update(0, 1)
     each.policy.requires_grad_(False)
-    assert communicated_bytes(each) == 0
+    assert trained_bytes(each) == 0
     each.policy.head.requires_grad_(True)
-    assert communicated_bytes(each) == 4 * sum(parameter.numel() for parameter in each.policy.head.parameters())
+    assert trained_bytes(each) == 4 * sum(parameter.numel() for parameter in each.policy.head.parameters())

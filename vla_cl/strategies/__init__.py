@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_cl.strategies.averaging import ClientUpdate, communicated_bytes
+from vla_cl.strategies.averaging import ClientUpdate, trained_bytes
 from vla_cl.strategies.base import STRATEGIES, Needs, Strategy, trained_parameters
 from vla_cl.strategies.composition import build_strategy, combined_needs, strategy_names
 
@@ -13,7 +13,7 @@ __all__ = [
     "Strategy",
     "build_strategy",
     "combined_needs",
-    "communicated_bytes",
+    "trained_bytes",
     "strategy_names",
     "trained_parameters",
 ]

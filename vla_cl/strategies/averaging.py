@@ -74,7 +74,7 @@ def federated_average(updates: Sequence[ClientUpdate]) -> None:
             tensor.copy_(mean)
 
 
-def communicated_bytes(update: ClientUpdate) -> int:
+def trained_bytes(update: ClientUpdate) -> int:
     """What one message with all that a client trains weighs; the strategy's state is not counted."""
     learned = [tensor for tensor in _tensors(update).values() if isinstance(tensor, torch.nn.Parameter)]
     return sum(each.numel() * each.element_size() for each in learned if each.requires_grad)

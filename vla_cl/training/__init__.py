@@ -5,6 +5,7 @@ from __future__ import annotations
 from vla_cl.training.average import ExponentialMovingAverage
 from vla_cl.training.caching import caches_features, with_cached_features
 from vla_cl.training.checkpoint import IntervalCheckpoints
+from vla_cl.training.federated import FederationOptions, dealt_windows
 from vla_cl.training.loop import TrainingRow, fit
 from vla_cl.training.options import TrainingOptions, learning_rate_at, limit_threads, resolve_device
 from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
@@ -13,12 +14,14 @@ from vla_cl.training.stream import BlurredStream, TaskStream
 __all__ = [
     "BlurredStream",
     "ExponentialMovingAverage",
+    "FederationOptions",
     "IntervalCheckpoints",
     "TaskStream",
     "TrainingOptions",
     "TrainingRow",
     "atomic_folder",
     "caches_features",
+    "dealt_windows",
     "fit",
     "learning_rate_at",
     "limit_threads",
