@@ -7,7 +7,7 @@ on every task measure what is known after every task, and all that was measured 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,8 @@ from vla_cl.envs.assets import use_asset_roots
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
+from vla_cl.evaluation.together import rows_in_turn
+from vla_cl.federation import Federation, Learner, check_federation
 from vla_cl.files import write_json
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.policies.adapters import adapter_names, adapter_parameters
@@ -50,6 +52,7 @@ from vla_cl.training import (
     TaskStream,
     TrainingRow,
     caches_features,
+    dealt_windows,
     fit,
     limit_threads,
     resolve_device,
@@ -113,32 +116,39 @@ class TaskSequence:
         run, config = self.run, self.config
         self.policy: Policy = self.fresh_policy()
         self.strategy: Strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
-        learned = sum(run.is_trained(stage) for stage in range(len(self.sequence)))
+        stages = config.federation.stages(len(self.sequence))  # one task each, unless clients learn some at once
+        learned = max((stage + 1 for stage in range(len(self.sequence)) if run.is_trained(stage)), default=0)
         check_boundaries(config, self.strategy)
+        check_federation(config, self.strategy, len(self.sequence))
+        self.federation = Federation(config, run)
         if learned:
             self.policy = run.restore(learned - 1, self.policy, self.strategy)
             self.strategy.bind(self.policy)
+            self.federation.states = run.client_states(learned - 1)
         else:
             self.policy.prepare(self.demonstrations(self.sequence[0]), config.seed)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
         if replays and caches_features(self.policy, config.training):
-            for task in self.sequence[:learned]:  # what it replays from may have gone since
-                self.featured(self.demonstrations(task))
+            for places in stages:  # what it replays from may have gone since
+                for learner in self.learners(places) if places[-1] < learned else ():
+                    self.featured(learner.data)
 
         with ExitStack() as stack:
             self.pool = stack.enter_context(EnvironmentPool(config.evaluation.processes))
             tensorboard = TensorBoardLog(run.path / "tensorboard", config.training.steps)
             self.log = stack.enter_context(closing(tensorboard))
+            stack.enter_context(closing(self.federation))
             if not learned and config.evaluation.zero_shot:
-                self.evaluate(-1)
-            for stage, task in enumerate(self.sequence):
-                if stage >= learned:
-                    self.learn_task(stage, task)
-                if stage >= learned - 1:
-                    self.evaluate(stage)
+                self.evaluate([-1])
+            for places in stages:
+                if places[-1] >= learned:
+                    self.learn_at_once(places) if config.federation.clients else self.learn_task(places[-1])
+                if places[-1] >= learned - 1:
+                    self.evaluate(places)
 
-    def learn_task(self, stage: int, task: Task) -> None:
+    def learn_task(self, stage: int) -> None:
         """One stage: demonstrations, training under the strategy, checkpoint."""
+        task = self.sequence[stage]
         demonstrations = self.demonstrations(task)
         started = time.perf_counter()
         told = self.config.boundaries == "known"
@@ -176,17 +186,42 @@ class TaskSequence:
             **costs(self.policy, self.strategy),
         )
 
-    def evaluate(self, stage: int) -> None:
-        """Roll out on every task that the protocol asks for after a stage, unless its rows are there already."""
+    def learn_at_once(self, places: tuple[int, ...]) -> None:
+        """One stage of a federation: its clients learn the tasks at these places, the server joins them, checkpoint."""
+        learners = self.learners(places)
+        joined = self.federation.learn(places[-1], self.policy, self.strategy, learners, self.log.training)
+        self.policy, self.strategy = joined.policy.to(resolve_device(self.config.device)), joined.strategy
+        self.strategy.bind(self.policy)
+        enforce_needs(self.strategy)
+        self.run.store(places[-1], self.policy, self.strategy, self.federation.states)
+        for place in places:
+            task = self.sequence[place]
+            path = next(learner.data.path for learner in learners if learner.place == place)
+            self.run.add_to_ledger(
+                place,
+                task=task.name,
+                collect_seconds=self.collect_seconds.pop(task.name, 0.0),
+                train_seconds=joined.seconds[place],
+                demonstration_bytes=path.stat().st_size,
+                communicated_bytes=joined.communicated_bytes[place],
+                **costs(self.policy, self.strategy),
+            )
+
+    def evaluate(self, places: Sequence[int]) -> None:
+        """Roll out on every task that the protocol asks for after those at these places were learned (-1: before any),
+        unless the rows are there already.
+        """
+        stage = places[-1]
         if self.run.episodes_path(stage).exists():
             return
         started = time.perf_counter()
         options = self.config.evaluation
         tried = len(tasks_at_stage(self.sequence, stage, options))
+        controller = PolicyController(self.policy, self.strategy, resolve_device(self.config.device))
         rows: list[EpisodeRow] = []
         with progress_bar(f"evaluating {tried} tasks", tried * options.episodes) as advance:
             rows += evaluate_stage(
-                PolicyController(self.policy, self.strategy, resolve_device(self.config.device)),
+                controller,
                 self.sequence,
                 stage=stage,
                 options=options,
@@ -198,9 +233,23 @@ class TaskSequence:
                 video_folder=self.run.video_folder(stage),
                 progress=Counter(advance),
             )
-        self.run.store_rows(stage, rows)
-        self.run.add_to_ledger(stage, evaluate_seconds=time.perf_counter() - started)
-        self.log.evaluation(stage, self.run.rows(), [task.name for task in self.sequence])
+        names = [task.name for task in self.sequence]
+        before = [row for row in self.run.rows() if options.upper_triangle and row.stage == places[0] - 1]
+        for place, told in rows_in_turn(places, names, rows, before).items():
+            self.run.store_rows(place, told)
+        self.run.add_to_ledger(
+            stage, evaluate_seconds=time.perf_counter() - started, acting_milliseconds=controller.milliseconds
+        )
+        self.log.evaluation(stage, self.run.rows(), names)
+
+    def learners(self, places: tuple[int, ...]) -> list[Learner]:
+        """Who learns the tasks at these places of the sequence, from which windows."""
+        options, seed = self.config.federation, self.config.seed
+        known = {place: self.demonstrations(self.sequence[place]) for place in places}
+        return [
+            Learner(client, place, dealt_windows(known[place], client, options, seed))
+            for client, place in options.learners(places)
+        ]
 
     def stream(self, stage: int, demonstrations: WindowDataset) -> TaskStream:
         """What training reads at a stage: the task's windows, near blurry boundaries mixed with its neighbours'."""

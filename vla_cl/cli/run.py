@@ -92,6 +92,7 @@ def check(config: ExperimentConfig) -> None:
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
     from vla_cl.experiment import check_boundaries
+    from vla_cl.federation import check_federation
     from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
@@ -106,7 +107,9 @@ def check(config: ExperimentConfig) -> None:
     if config.dataset is not None:
         given_demonstrations(Path(config.dataset), sequence)
     resolve_device(config.device)
-    check_boundaries(config, build_strategy(config.strategy["name"], config.strategy_options, config.seed))
+    strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
+    check_boundaries(config, strategy)
+    check_federation(config, strategy, len(sequence))
     check_policy(config.policy)
 
 
