@@ -121,7 +121,7 @@ class SEFE(LowRankStrategy):
             changes = delta_weights(policy, name)
         for layer, change in changes.items():
             earlier, added = self.elements.get(layer), key_elements(change, self.options.share)
-            self.elements[layer] = added if earlier is None else torch.cat([earlier, added]).unique()
+            self.elements[layer] = added if earlier is None else torch.unique(torch.cat([earlier, added]))
         self.start, self.factors = {}, {}
         if name is not None:
             self.fold_adapter(policy, name)

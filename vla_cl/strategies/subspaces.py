@@ -44,7 +44,8 @@ class Subspace:
         """An orthonormal basis (D, D - dimension), float64, of all that is orthogonal to the subspace."""
         if not self.occupied:
             return self.basis.double()
-        return torch.linalg.qr(self.basis.double(), mode="complete")[0][:, self.dimension :]
+        orthonormal: Tensor = torch.linalg.qr(self.basis.double(), mode="complete")[0]
+        return orthonormal[:, self.dimension :]
 
     def free_directions(self, moment: Tensor, count: int) -> Tensor:
         """The orthonormal directions (D, count) outside of the subspace along which a second moment (D, D) is largest:
