@@ -125,9 +125,6 @@ class Mixing:
 class _Weighed:
     """Weighs what an adapter adds in a layer.
 
-    The layer's batch may be larger than that of the observations: a backbone sees the moments of a history one after
-    another, all B rows each (`Policy.context`), and within that each row's cameras or a head's draws in a row.
-
     Args:
         module: Name of the layer.
         weight: A number, () or (B,).
@@ -143,14 +140,33 @@ class _Weighed:
             return delta * self.weight
         weight = self.weight
         if weight.ndim:
-            weight = weight.repeat(self.moments)
-            rows, seen = len(weight), len(delta)
-            if seen % rows and seen != 1:
-                raise ConfigurationError(
-                    f"layer {self.module!r} sees {seen} rows at once, so that {rows} rows cannot be weighed one by one"
-                )
-            weight = weight.repeat_interleave(max(1, seen // rows)).view(-1, *[1] * (delta.ndim - 1))
+            spread = spread_rows(weight, len(delta), self.moments, self.module)
+            weight = spread.view(-1, *[1] * (delta.ndim - 1))
         return (delta.float() * weight).to(delta.dtype)
+
+
+def spread_rows(values: Tensor, seen: int, moments: int, module: str) -> Tensor:
+    """What is given for each of B observations (B, ...), for each of the rows that a layer sees at once.
+
+    The layer's batch may be larger than that of the observations: a backbone sees the moments of a history one after
+    another, all B rows each (`Policy.context`), and within that each row's cameras or a head's draws in a row.
+
+    Args:
+        values: One a row of the observations.
+        seen: Rows of the layer's batch; 1 where it broadcasts.
+        moments: Of the history, where the layer sees them.
+        module: Name of the layer.
+
+    Raises:
+        ConfigurationError: The layer's rows are no multiple of the observations'.
+    """
+    values = torch.cat([values] * moments)
+    rows = len(values)
+    if seen % rows and seen != 1:
+        raise ConfigurationError(
+            f"layer {module!r} sees {seen} rows at once, so that {rows} rows cannot be weighed one by one"
+        )
+    return values.repeat_interleave(max(1, seen // rows), dim=0)
 
 
 def _by_layer(name: str, weight: object, modules: Sequence[str], device: torch.device) -> dict[str, Weight]:
