@@ -1,0 +1,178 @@
+"""HiDe: adapters of all tasks fused where tasks look alike, and chosen by similarity where they differ.
+
+Guo et al., "HiDe-LLaVA: Hierarchical Decoupling for Continual Instruction Tuning of Multimodal Large Language Model",
+ACL 2025 (arXiv 2503.12941). Centered kernel alignment: Kornblith et al., "Similarity of Neural Network Representations
+Revisited", ICML 2019 (arXiv 1905.00414), eq. 3 with linear kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cl.data import ObservationBatch, WindowDataset
+from vla_cl.errors import ConfigurationError
+from vla_cl.policies import Policy
+from vla_cl.policies.adapters import Route, mixture
+from vla_cl.seeding import torch_generator
+from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.features import CHUNK
+from vla_cl.strategies.low_rank import LowRankStrategy
+from vla_cl.strategies.routing import Anchor, anchors_from, similarities, some_windows
+from vla_cl.tasks import Task
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centered kernel alignment: HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), HSIC(X, Y) = |Yc^T Xc|_F^2.
+
+    1 for representations that differ by an orthogonal map and a scale, 0 for those without any linear relation.
+
+    Args:
+        x: Representations (n, D) of n inputs; its columns are centered here.
+        y: Others (n, E) of the same inputs.
+
+    Returns:
+        0 to 1; 1 where one of the two does not vary at all.
+    """
+    x, y = (each.double() - each.double().mean(dim=0) for each in (x, y))
+    # sums over pairs of inputs, which are fewer than pairs of features
+    kernels = [each @ each.T for each in (x, y)]
+    scale = float(kernels[0].norm() * kernels[1].norm())
+    return float((kernels[0] * kernels[1]).sum()) / scale if scale > 0 else 1.0
+
+
+@torch.no_grad()
+def layer_features(
+    policy: Policy, route: Route, layers: Sequence[str], data: WindowDataset, windows: Sequence[int], seed: int
+) -> dict[str, Tensor]:
+    """What layers put out for some windows under a route: by layer (n, D), the mean over tokens in each row that it
+    sees. The same rows at the same noise whatever the route.
+    """
+    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+    def keep(layer: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            tokens = output.flatten(2).mT if isinstance(module.base_layer, nn.Conv2d) else output
+            found[layer].append(tokens.float().reshape(len(tokens), -1, tokens.shape[-1]).mean(dim=1).cpu())
+
+        return hook
+
+    handles = [policy.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
+    device = next(policy.parameters()).device
+    try:
+        with mixture(policy, route):
+            for start in range(0, len(windows), CHUNK):
+                batch = data.batch(list(windows[start : start + CHUNK])).to(device)
+                policy.loss(batch, torch_generator(seed, start))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {layer: torch.cat(parts) for layer, parts in found.items() if parts}
+
+
+@STRATEGIES.decorator("hide")
+class HiDe(LowRankStrategy):
+    """A LoRA a task. Acting, a layer that is general adds fusion sum_i B_i A_i x of all tasks; one that is specific
+    adds sum_i w_i B_i A_i x with w = softmax(s / temperature), s_i = (cos(text, anchor_i) + cos(seen, anchor_i)) / 2.
+
+    Anchors are a task's mean features. Products are summed, not factors. The paper finds by CKA that the top layer
+    alone is specific, and fixes that. Ours: the split is measured here, layer by layer and as tasks come: the CKA of
+    what two tasks' adapters make of the same windows of the later task, a mean over all pairs; layers below `threshold`
+    are specific, at least the lowest one. Features are a sentence encoder's and the base weights'; a task that trained
+    the base takes its share of the weights without adding anything.
+    """
+
+    @dataclass
+    class Options(LowRankStrategy.Options):
+        """Fusion and expansion.
+
+        Args:
+            threshold: Layers whose CKA between tasks is lower are specific; 0 to 1. 0 leaves the lowest one, 1 takes
+                all.
+            fusion: Weight of every task's adapter in general layers, positive.
+            temperature: Of the softmax, positive; 0.1 in the paper.
+            samples: Windows on which anchors and CKA are measured.
+        """
+
+        threshold: float = 0.9
+        fusion: float = 1.0
+        temperature: float = 0.1
+        samples: int = 128
+
+    options: Options
+    acting_passes = 1.0
+
+    def __init__(self, options: Options, seed: int) -> None:
+        super().__init__(options, seed)
+        if not 0.0 <= options.threshold <= 1.0:
+            raise ConfigurationError(f"strategy.threshold must be 0 to 1, got {options.threshold}")
+        for key in ("fusion", "temperature"):
+            if not getattr(options, key) > 0.0:
+                raise ConfigurationError(f"strategy.{key} must be positive, got {getattr(options, key)}")
+        if options.samples < 2:
+            raise ConfigurationError(f"strategy.samples must be at least 2, got {options.samples}")
+        self.anchors: dict[str, Anchor] = {}
+        self.alignment: dict[str, float] = {}
+        self.pairs = 0
+
+    def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
+        super().end_task(task, policy, data)
+        windows = some_windows(data, self.options.samples, self.seed, "samples", self.stage)
+        self.anchors[task.name] = Anchor.of(policy, data, windows)
+        own = self.owners[task.name]
+        if own is not None:
+            self.compare(policy, own, data, windows)
+
+    def compare(self, policy: Policy, own: str, data: WindowDataset, windows: Sequence[int]) -> None:
+        """Take a new adapter's pairs with the earlier ones, or the base, into the mean CKA of each layer."""
+        layers = policy.adapters[own].modules
+        earlier = {owner for task, owner in self.owners.items() if task in self.anchors and owner != own}
+        new = layer_features(policy, {own: 1.0}, layers, data, windows, self.seed)
+        for other in sorted(earlier, key=str):
+            old = layer_features(policy, {} if other is None else {other: 1.0}, layers, data, windows, self.seed)
+            self.pairs += 1
+            for layer, features in new.items():
+                mean = self.alignment.get(layer, 0.0)
+                self.alignment[layer] = mean + (linear_cka(features, old[layer]) - mean) / self.pairs
+
+    @property
+    def specific(self) -> list[str]:
+        """The layers in which tasks' adapters are weighed."""
+        if not self.alignment:
+            return []
+        lowest = min(self.alignment, key=self.alignment.__getitem__)
+        return [layer for layer, value in self.alignment.items() if value < self.options.threshold or layer == lowest]
+
+    def route(self, observation: ObservationBatch) -> Route | None:
+        if not self.anchors or not self.adapters:
+            return None
+        similar = similarities(self.policy, observation, list(self.anchors.values()))
+        weights = (similar / self.options.temperature).softmax(dim=1)
+        specific = set(self.specific)
+        route: dict[str, dict[str, float | Tensor]] = {}
+        for column, task in enumerate(self.anchors):
+            name = self.owners[task]
+            if name is not None:
+                route[name] = {
+                    layer: weights[:, column] if layer in specific else self.options.fusion
+                    for layer in self.policy.adapters[name].modules
+                }
+        return route
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "anchors": {task: anchor.state_dict() for task, anchor in self.anchors.items()},
+            "alignment": dict(self.alignment),
+            "pairs": self.pairs,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.anchors = anchors_from(state["anchors"])
+        self.alignment = {str(layer): float(value) for layer, value in state["alignment"].items()}
+        self.pairs = int(state["pairs"])
