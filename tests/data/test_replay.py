@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_cl.data import Batch, ReplayMemory, WindowDataset, phases_of
+from vla_cl.data import Batch, ReplayMemory, WindowDataset, concatenate, phases_of
 from vla_cl.errors import ConfigurationError, DataFileError
 from vla_cl.training.state import load_tree, save_tree
 
@@ -205,9 +205,9 @@ def test_rows_are_read_kept_replaced_and_dropped_in_place(ten: WindowDataset, ot
     memory.put(ten, [0])
     assert memory.rows(ten).tolist() == [0, 1, 2, 5]
     assert origins(memory.read([3, 0, 5, 3])) == [(two, 20), (one, 7), (one, 0), (two, 20)]
-    memory.replace([1, 1], other, [5, 6])
+    memory.replace([5, 1], concatenate([other.batch([6]), ten.batch([4])]))
     memory.drop([0, 4])
-    assert origins(memory.read(range(4))) == [(two, 6), (one, 7), (two, 20), (one, 0)]
+    assert origins(memory.read(range(4))) == [(one, 4), (one, 7), (two, 20), (two, 6)]
     again = ReplayMemory()
     again.take(memory.read(range(4)))
     assert origins(again.read(range(4))) == origins(memory.read(range(4)))
@@ -221,7 +221,7 @@ def test_rows_stay_in_place_over_a_restart(ten: WindowDataset, other: WindowData
     again = ReplayMemory()
     again.load_state_dict(load_tree(tmp_path, "memory"))
     for each in (memory, again):
-        each.replace([0], other, [9])
+        each.replace([0], other.batch([9]))
         each.put(WindowDataset(ten.path, 4), [4])
     assert again.owners.tolist() == memory.owners.tolist() == [1, 1, 0, 1, 0]
     assert origins(again.read(range(5))) == origins(memory.read(range(5)))

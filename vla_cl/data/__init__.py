@@ -18,10 +18,11 @@ from vla_cl.data.opening import open_demonstrations
 from vla_cl.data.picture import demonstration_sheet
 from vla_cl.data.replay import ReplayMemory
 from vla_cl.data.rerender import rerender
+from vla_cl.data.reservoir import RESERVOIR_RULES, Reservoir
 from vla_cl.data.resimulate import Divergence, resimulate
 from vla_cl.data.sampling import batch_indices, epoch_order
 from vla_cl.data.schema import Episode, Header
-from vla_cl.data.segments import phases_of, units_of
+from vla_cl.data.segments import UNITS, phases_of, units_of
 from vla_cl.data.source import Demonstrations
 from vla_cl.data.split import split_files, split_indices, split_masks, split_paths
 from vla_cl.data.validate import Validation, validate_demonstrations
@@ -29,6 +30,8 @@ from vla_cl.data.windows import WindowDataset
 
 __all__ = [
     "LAYOUTS",
+    "RESERVOIR_RULES",
+    "UNITS",
     "ActionStatistics",
     "Batch",
     "CollectionOptions",
@@ -43,6 +46,7 @@ __all__ = [
     "Merged",
     "ObservationBatch",
     "ReplayMemory",
+    "Reservoir",
     "Statistics",
     "Validation",
     "VectorStatistics",

@@ -100,10 +100,13 @@ class ReplayMemory:
         for dataset, windows in batch.origin:
             self.put(dataset, windows)
 
-    def replace(self, rows: ArrayLike, dataset: WindowDataset, windows: ArrayLike) -> None:
-        """Keep windows of a dataset in rows that hold others now; the later of two for one row stays."""
-        self.owners[np.asarray(rows, np.int64)] = self._known(dataset)
-        self.windows[np.asarray(rows, np.int64)] = np.asarray(windows, np.int64)
+    def replace(self, rows: ArrayLike, batch: Batch) -> None:
+        """Keep the windows of a batch in rows that hold others now, one each."""
+        places = np.asarray(rows, np.int64)
+        for dataset, windows in batch.origin:
+            mine, places = places[: len(windows)], places[len(windows) :]
+            self.owners[mine] = self._known(dataset)
+            self.windows[mine] = windows
 
     def drop(self, rows: ArrayLike) -> None:
         """Keep these rows no more; those after them move up."""
