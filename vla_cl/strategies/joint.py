@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-from vla_cl.data import Batch, ReplayMemory, WindowDataset, concatenate
-from vla_cl.policies import Policy
-from vla_cl.seeding import numpy_generator
-from vla_cl.strategies.base import STRATEGIES, Needs, Strategy
-from vla_cl.tasks import Task
+from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.replay import Replay
 
 
 @STRATEGIES.decorator("joint")
-class Joint(Strategy):
-    """Cumulative multi-task training.
+class Joint(Replay):
+    """Cumulative multi-task training: replay of everything.
 
     Each row of a batch comes from an earlier task with the probability that a uniform draw from all windows seen so
     far would have it. The weights carry over from stage to stage, so the last stage has seen every task and the whole
-    training budget. With one task this is single-task training.
+    training budget; `cumulative` starts each stage from the initial weights instead. With one task both are single-task
+    training.
     """
 
-    needs: ClassVar[Needs] = Needs(raw_data=True)
+    @dataclass
+    class Options:
+        """No options."""
 
     def __init__(self, options: Any, seed: int) -> None:
-        super().__init__(options, seed)
-        self.memory = ReplayMemory()
-        self.present_windows = 0
-        self.draws = 0
-
-    def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
-        super().begin_task(task, policy, data)
-        self.present_windows = len(data)
-
-    def batch(self, batch: Batch) -> Batch:
-        if not len(self.memory):
-            return batch
-        generator = numpy_generator(self.seed, "joint", self.draws)
-        self.draws += 1
-        share = len(self.memory) / (len(self.memory) + self.present_windows)
-        earlier = int(generator.binomial(len(batch), share))
-        if earlier == 0:
-            return batch
-        return concatenate([batch[: len(batch) - earlier], self.memory.sample(earlier, generator)])
-
-    def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
-        generator = numpy_generator(self.seed, "memory", self.stage)
-        self.memory.add(data, fraction=1.0, by="transition", generator=generator)
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.memory.bytes
-
-    def state_dict(self) -> dict[str, Any]:
-        own = {"memory": self.memory.state_dict(), "present_windows": self.present_windows, "draws": self.draws}
-        return {**super().state_dict(), **own}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.memory.load_state_dict(state["memory"])
-        self.present_windows = int(state["present_windows"])
-        self.draws = int(state["draws"])
+        super().__init__(Replay.Options(fraction=1.0, by="transition", ratio=None), seed)
