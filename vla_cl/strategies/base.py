@@ -30,12 +30,14 @@ class Needs:
         raw_data: It keeps demonstrations of earlier tasks.
         teacher: It keeps a copy of an earlier policy.
         lora: It needs a policy with layers that low-rank adapters fit into.
+        prompts: It needs a policy with a transformer that soft prompts can pass through.
     """
 
     task_id_at_test: bool = False
     raw_data: bool = False
     teacher: bool = False
     lora: bool = False
+    prompts: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """What two strategies need that run together."""
@@ -44,6 +46,7 @@ class Needs:
             raw_data=self.raw_data or other.raw_data,
             teacher=self.teacher or other.teacher,
             lora=self.lora or other.lora,
+            prompts=self.prompts or other.prompts,
         )
 
 
