@@ -87,6 +87,19 @@ def test_bootstrap_keeps_the_strata_that_are_not_resampled() -> None:
     assert free[0] < 0.5 < free[1]
 
 
+def test_a_vectorised_statistic_gives_the_interval_of_one_at_a_time() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 4, 10)) + np.arange(6)[:, None, None]
+
+    def means(samples: np.ndarray) -> np.ndarray:
+        return samples.mean(axis=(1, 2, 3))
+
+    for axes in (None, (0, 2)):
+        one = bootstrap_interval(values, np.mean, np.random.default_rng(1), resampled_axes=axes, replicates=4000)
+        generator = np.random.default_rng(2)
+        many = bootstrap_interval(values, means, generator, resampled_axes=axes, replicates=20_001, vectorised=True)
+        assert many == pytest.approx(one, abs=0.08)
+
+
 def test_bootstrap_is_a_function_of_its_generator() -> None:
     values = np.arange(12.0).reshape(3, 4)
     intervals = [bootstrap_interval(values, np.mean, np.random.default_rng(5), replicates=100) for _ in range(2)]

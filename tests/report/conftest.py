@@ -117,7 +117,8 @@ def write_run(
         {
             "stage": stage, "task": tasks[stage], "train_seconds": 41.5, "evaluate_seconds": 12.25 + stage,
             "collect_seconds": 20.0, "policy_bytes": 5_812_736, "strategy_bytes": stored * (stage + 1),
-            "trainable_parameters": 1_453_184,
+            "trainable_parameters": 1_453_184, "extra_parameters": 24_576 * stage, "extra_passes": 1.0,
+            "acting_passes": 0.5, "acting_milliseconds": 1.25 + stage,
         }
         for stage in range(done)
     ]  # fmt: skip

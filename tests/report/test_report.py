@@ -145,6 +145,24 @@ def test_bytes_and_seconds_are_summed_over_stages(page: Page) -> None:
     assert page.row("Evaluation") == ["39.8 s", "39.8 s"]
 
 
+def test_what_a_strategy_adds_and_how_much_more_it_computes_is_in_the_ledger(page: Page) -> None:
+    assert page.row("Parameters that the strategy added") == ["49\N{NARROW NO-BREAK SPACE}152"] * 2
+    assert page.row("Forward passes of a training step") == ["1", "1"]
+    assert page.row("Forward passes of a decision") == ["0.5", "0.5"]
+    assert page.row("A decision") == ["3.25 ms", "3.25 ms"]
+
+
+def test_a_run_from_before_these_quantities_were_measured_shows_dashes(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "sequential", videos=False)
+    known = ("stage", "task", "train_seconds", "policy_bytes")
+    entries = json.loads((run / "ledger.json").read_text())
+    (run / "ledger.json").write_text(json.dumps([{key: entry[key] for key in known} for entry in entries]))
+
+    page = Page(write_report([run], tmp_path / "report.html"))
+
+    assert page.row("Parameters that the strategy added") == page.row("A decision") == ["–"]
+
+
 def test_settings_that_differ_are_listed_beside_each_other(page: Page) -> None:
     assert page.row("strategy.name") == ["sequential", "replay"]
     assert page.row("strategy.fraction") == ["–", "0.2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,16 @@ class PolicyController(Controller):
         self._strategy.bind(policy)
         self.told_task = self._strategy.needs.task_id_at_test
         self._device = device
+        self._decisions = 0
+        self._seconds = 0.0
+
+    @property
+    def milliseconds(self) -> float:
+        """What a decision took so far, on average; those of a batch share its time."""
+        return 1000 * self._seconds / max(1, self._decisions)
 
     def act(self, observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
+        started = time.perf_counter()
         features = self._policy.features
         observation = observation.widened(features.agent_pos_dim, features.environment_state_dim).to(self._device)
         if self._policy.training:
@@ -85,6 +94,8 @@ class PolicyController(Controller):
             with torch.inference_mode(), self._strategy.acting_pass(part):
                 acted = self._policy.act(part, [seeds[row] for row in rows])
                 actions[rows] = self._strategy.decide(part, acted).float().cpu()
+        self._decisions += len(observation)
+        self._seconds += time.perf_counter() - started
         return actions[:, self._lookback :].numpy()
 
     def _groups(self, observation: ObservationBatch) -> list[list[int]]:

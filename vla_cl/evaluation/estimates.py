@@ -87,22 +87,39 @@ def _since_learning(outcomes: Outcomes) -> Outcomes:
     return np.where(past[:, None, :], np.nan, np.moveaxis(outcomes[1:, : tasks - 1], 0, 2))
 
 
-def _mean(rates: NDArray[np.float64]) -> float:
-    return float(rates.mean())
+def _mean(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of success rates (replicates, sequences, tasks, 1)."""
+    means: NDArray[np.float64] = rates.mean(axis=(1, 2, 3))
+    return means
 
 
-def _mean_drop(rates: NDArray[np.float64]) -> float:
-    """Best rate before the last stage minus the last, of rates (..., stages), averaged."""
-    return float((np.nanmax(rates[..., :-1], axis=-1) - rates[..., -1]).mean())
+def _mean_drop(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Best rate before the last stage minus the last, of rates (replicates, sequences, tasks, stages), averaged."""
+    drops: NDArray[np.float64] = (np.nanmax(rates[..., :-1], axis=-1) - rates[..., -1]).mean(axis=(1, 2))
+    return drops
 
 
-_FORMULAS: dict[str, tuple[Callable[[Outcomes], Outcomes], Callable[[NDArray[np.float64]], float], float]] = {
-    "final_average": (_final, _mean, np.nan),
-    "forgetting": (_since_learning, _mean_drop, 0.0),
-    "forward_transfer": (_before_learning, _mean, np.nan),
-    "learning_accuracy": (_learned, _mean, np.nan),
+@dataclass(frozen=True)
+class _Formula:
+    """A metric in two steps.
+
+    Args:
+        read: What it reads of a sequence's outcomes: (tasks, E, stages).
+        reduce: What it makes of success rates (replicates, sequences, tasks, stages), one number a replicate.
+        of_no_tasks: Its value where it reads no task.
+    """
+
+    read: Callable[[Outcomes], Outcomes]
+    reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    of_no_tasks: float | None = None
+
+
+_FORMULAS = {
+    "final_average": _Formula(_final, _mean),
+    "forgetting": _Formula(_since_learning, _mean_drop, of_no_tasks=0.0),
+    "forward_transfer": _Formula(_before_learning, _mean),
+    "learning_accuracy": _Formula(_learned, _mean),
 }
-"""What a metric reads (tasks, episodes, stages), what it makes of success rates (tasks, stages), and of no tasks."""
 
 ESTIMATED_METRICS = tuple(_FORMULAS)
 """Names of `vla_cl.evaluation.metrics` that `estimate` knows."""
@@ -113,7 +130,7 @@ def estimate(
     sequences: Sequence[Outcomes],
     generator: np.random.Generator,
     *,
-    replicates: int = 1000,
+    replicates: int = 2000,
     confidence: float = 0.95,
 ) -> Estimate:
     """A metric's mean over sequences, with the percentile interval of a bootstrap sequence -> task -> episode.
@@ -136,20 +153,26 @@ def estimate(
     if len({outcomes.shape for outcomes in sequences}) != 1:
         shapes = ", ".join(str(outcomes.shape) for outcomes in sequences) or "none"
         raise ConfigurationError(f"sequences must have one shape (stages, tasks, episodes), got {shapes}")
-    read, reduce, of_no_tasks = _FORMULAS[metric]
-    cells = np.stack([read(outcomes) for outcomes in sequences])
+    formula = _FORMULAS[metric]
+    cells = np.stack([formula.read(outcomes) for outcomes in sequences])
     if not cells.shape[1]:
-        value = None if np.isnan(of_no_tasks) else of_no_tasks
+        value = formula.of_no_tasks
         return Estimate(value, value, value, () if value is None else (value,) * len(sequences))
 
-    def statistic(sample: NDArray[np.float64]) -> float:
-        return reduce(sample.mean(axis=2))
+    def statistic(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        return formula.reduce(samples.mean(axis=3))
 
     if not _is_measured(metric, cells):
         return Estimate(None, None, None, ())
-    values = tuple(statistic(each[None]) for each in cells)
+    values = tuple(float(statistic(each[None, None])[0]) for each in cells)
     low, high = bootstrap_interval(
-        cells, statistic, generator, resampled_axes=(0, 1, 2), replicates=replicates, confidence=confidence
+        cells,
+        statistic,
+        generator,
+        resampled_axes=(0, 1, 2),
+        replicates=replicates,
+        confidence=confidence,
+        vectorised=True,
     )
     return Estimate(float(np.mean(values)), low, high, values)
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ def connected(address: str | None, cores: int | None = None, gpus: float | None 
     """A cluster for as long as the block lasts.
 
     Args:
-        address: Of a running Ray cluster ("auto", "HOST:PORT", "ray://..." is not supported); None starts one on this
-            machine, bound to the loopback interface, without dashboard and usage reports, and ends it with the block.
+        address: Of a running Ray cluster, "auto" or "HOST:PORT", whose machines share this one's files; None starts
+            one on this machine, bound to the loopback interface, without dashboard and usage reports, and ends it
+            with the block.
         cores: Of this machine to use; None is all that this process may use. Not for a running cluster.
         gpus: Of a run; a fraction lets runs share one. None is one where there are some, unless device=cpu.
 
@@ -86,34 +87,76 @@ def connected(address: str | None, cores: int | None = None, gpus: float | None 
     """
     if address is not None and cores is not None:
         raise ConfigurationError("--cores is of this machine; a cluster at --address knows its own")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address is None:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for staying on the loopback interface
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # in memory: Ray would write one into the home folder
+    with _environment({"RAY_USAGE_STATS_ENABLED": "0", **({} if address else _ALONE), **_token(address)}):
+        ray = _import_ray()
+        with _joined(ray, address) if address else _started(ray, cores or len(os.sched_getaffinity(0))) as known:
+            yield Cluster(ray, known, gpus)
+
+
+_ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for staying on the loopback interface
+    "RAY_AUTH_MODE": "token",
+}
+
+
+def _token(address: str | None) -> dict[str, str]:
+    """What keeps other users of this machine out; Ray would write one into the home folder."""
+    return {} if address else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@contextmanager
+def _joined(ray: Any, address: str) -> Iterator[None]:
+    """A running cluster, whose cores Ray knows."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"no Ray cluster answers at {address}: {_told(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _started(ray: Any, cores: int) -> Iterator[int]:
+    """A cluster on this machine, of so many cores."""
+    root = tempfile.mkdtemp(prefix="vla-cl-", dir="/tmp" if len(tempfile.gettempdir()) > _LONGEST_ROOT else None)
+    try:
+        ray.init(
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=root,
+        )
+        yield cores
+    finally:
+        ray.shutdown()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for as long as the block lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
         raise ConfigurationError("vla-cl grid needs Ray; install it with: pip install 'vla_cl[ray]'") from None
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigurationError(f"no Ray cluster answers at {address}: {_told(error)}") from None
-        try:
-            yield Cluster(ray, None, gpus)
-        finally:
-            ray.shutdown()
-        return
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    root = tempfile.mkdtemp(prefix="vla-cl-", dir="/tmp" if len(tempfile.gettempdir()) > _LONGEST_ROOT else None)
-    try:
-        ray.init(num_cpus=cores, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=root, **quiet)
-        yield Cluster(ray, cores, gpus)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(root, ignore_errors=True)
+    return ray
 
 
 def _told(error: BaseException) -> str:

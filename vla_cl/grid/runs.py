@@ -66,7 +66,7 @@ class RunProgress:
         tasks: How many it learns.
         stage: Index of the task in progress; -1 before the first.
         step: Training steps of that task so far, as often as they are logged.
-        doing: "training" or "evaluating".
+        doing: "training", "evaluating" or "reporting".
     """
 
     tasks: int
@@ -103,15 +103,18 @@ def progress_of(config: ExperimentConfig) -> RunProgress:
     """How far a run is, as its folder tells: from any process, at any time, also after a restart."""
     folder = config.folder
     tasks = len(get_suite(config.suite).sequence(config.order, config.length))
-    for stage in range(tasks):
-        if not (folder / "checkpoints" / f"stage_{stage:02d}").is_dir():
-            step = _last_step(folder / "training" / f"stage_{stage:02d}.jsonl")
-            started = stage > 0 or step > 0 or not config.evaluation.zero_shot
-            started = started or (folder / "episodes" / "zero_shot.jsonl").exists()
-            return RunProgress(tasks, stage if started else -1, step, "training" if started else "evaluating")
-        if not (folder / "episodes" / f"stage_{stage:02d}.jsonl").exists():
-            return RunProgress(tasks, stage, config.training.steps, "evaluating")
-    return RunProgress(tasks, tasks - 1, config.training.steps, "evaluating")
+    learned = [stage for stage in range(tasks) if (folder / "checkpoints" / f"stage_{stage:02d}").is_dir()]
+    last = max(learned, default=-1)
+    evaluated = last >= 0 or config.evaluation.zero_shot
+    if evaluated and not (folder / "episodes" / f"{_stage_name(last)}.jsonl").exists():
+        return RunProgress(tasks, last, config.training.steps if learned else 0, "evaluating")
+    if last == tasks - 1:
+        return RunProgress(tasks, last, config.training.steps, "reporting")
+    return RunProgress(tasks, last + 1, _last_step(folder / "training" / f"{_stage_name(last + 1)}.jsonl"), "training")
+
+
+def _stage_name(stage: int) -> str:
+    return "zero_shot" if stage < 0 else f"stage_{stage:02d}"
 
 
 _TAIL = 4096  # bytes, more than a row of a training log

@@ -97,6 +97,7 @@ NEEDS = {
     "raw_data": "demonstrations of earlier tasks",
     "teacher": "a copy of an earlier policy",
     "lora": "a policy with low-rank adapters",
+    "prompts": "a policy that takes soft prompts",
 }
 """What a strategy may declare that it needs."""
 
@@ -106,9 +107,24 @@ LEDGER_BYTES = {
 }
 """Sizes after a stage; the last stage's are what the run ended with."""
 
+LEDGER_COUNTS = {
+    "trainable_parameters": "Trainable parameters",
+    "extra_parameters": "Parameters that the strategy added",
+}
+"""Numbers of parameters after a stage."""
+
+LEDGER_PASSES = {
+    "extra_passes": "Forward passes of a training step",
+    "acting_passes": "Forward passes of a decision",
+}
+"""What a strategy declares, beyond the one pass that all make."""
+
 LEDGER_SECONDS = {
     "collect_seconds": "Collecting demonstrations",
     "train_seconds": "Training",
     "evaluate_seconds": "Evaluation",
 }
 """Times of a stage; a run spent their sum."""
+
+ACTING_TIME = "A decision, its batch shared"
+"""Time of a decision in the last evaluation; decisions of the episodes that run at the same time are one batch."""

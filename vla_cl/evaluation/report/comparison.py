@@ -13,7 +13,14 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.estimates import ESTIMATED_METRICS, Estimate, episode_outcomes, estimate
 from vla_cl.evaluation.report.catalogue import METRICS
 from vla_cl.evaluation.report.runs import Run, name_of, read_runs
-from vla_cl.evaluation.report.tables import MISSING, flattened, human_bytes, human_seconds, number
+from vla_cl.evaluation.report.tables import (
+    MISSING,
+    flattened,
+    human_bytes,
+    human_seconds,
+    last_entry,
+    total_of_entries,
+)
 from vla_cl.files import write_json, write_text
 from vla_cl.seeding import numpy_generator
 
@@ -73,7 +80,7 @@ class Row:
     costs: Costs
 
 
-def compare_runs(folders: Sequence[Path], *, replicates: int = 1000) -> list[Row]:
+def compare_runs(folders: Sequence[Path], *, replicates: int = 2000) -> list[Row]:
     """Gather finished runs into rows: those that differ in nothing but seed and order share one.
 
     Args:
@@ -145,21 +152,13 @@ def _costs(runs: Sequence[Run]) -> Costs:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    def last(run: Run, key: str) -> float | None:
-        told = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
-        return told[-1] if told else None
-
-    def total(run: Run, key: str) -> float | None:
-        told = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
-        return sum(told) if told else None
-
     return Costs(
-        strategy_bytes=averaged(last(run, "strategy_bytes") for run in runs),
-        extra_parameters=averaged(last(run, "extra_parameters") for run in runs),
-        extra_passes=averaged(last(run, "extra_passes") for run in runs),
-        acting_passes=averaged(last(run, "acting_passes") for run in runs),
-        train_seconds=averaged(total(run, "train_seconds") for run in runs),
-        acting_milliseconds=averaged(last(run, "acting_milliseconds") for run in runs),
+        strategy_bytes=averaged(last_entry(run, "strategy_bytes") for run in runs),
+        extra_parameters=averaged(last_entry(run, "extra_parameters") for run in runs),
+        extra_passes=averaged(last_entry(run, "extra_passes") for run in runs),
+        acting_passes=averaged(last_entry(run, "acting_passes") for run in runs),
+        train_seconds=averaged(total_of_entries(run, "train_seconds") for run in runs),
+        acting_milliseconds=averaged(last_entry(run, "acting_milliseconds") for run in runs),
     )
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vla_cl.evaluation.report.catalogue import HIGHER, LEDGER_BYTES, LEDGER_SECONDS, METRICS, NEEDS
+from vla_cl.evaluation.report.catalogue import (
+    ACTING_TIME,
+    HIGHER,
+    LEDGER_BYTES,
+    LEDGER_COUNTS,
+    LEDGER_PASSES,
+    LEDGER_SECONDS,
+    METRICS,
+    NEEDS,
+)
 from vla_cl.evaluation.report.heat_map import decimal
 from vla_cl.evaluation.report.runs import Run
 
@@ -76,24 +85,33 @@ def needs_line(runs: Sequence[Run]) -> Line:
 
 
 def ledger_lines(runs: Sequence[Run]) -> list[Line]:
-    """Bytes that a run ended with, and seconds that it spent."""
-    sizes = [Line(title, tuple(_bytes_entry(_last(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()]
-    parameters = Line(
-        "Trainable parameters",
-        tuple(_count_entry(_last(run, "trainable_parameters")) for run in runs),
-    )
-    times = [
-        Line(title, tuple(_seconds_entry(_total(run, key)) for run in runs)) for key, title in LEDGER_SECONDS.items()
+    """What a run ended with in bytes and parameters, and what it spent in forward passes and seconds."""
+    sizes = [
+        Line(title, tuple(_bytes_entry(last_entry(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()
     ]
-    together = Line("Together", tuple(_seconds_entry(_total(run, *LEDGER_SECONDS)) for run in runs))
+    counts = [
+        Line(title, tuple(_count_entry(last_entry(run, key)) for run in runs)) for key, title in LEDGER_COUNTS.items()
+    ]
+    passes = [
+        Line(title, tuple(_number_entry(last_entry(run, key)) for run in runs)) for key, title in LEDGER_PASSES.items()
+    ]
+    acting = Line(ACTING_TIME, tuple(_milliseconds_entry(last_entry(run, "acting_milliseconds")) for run in runs))
+    times = [
+        Line(title, tuple(_seconds_entry(total_of_entries(run, key)) for run in runs))
+        for key, title in LEDGER_SECONDS.items()
+    ]
+    together = Line("Together", tuple(_seconds_entry(total_of_entries(run, *LEDGER_SECONDS)) for run in runs))
     nothing = tuple(Entry("") for _ in runs)
     return [
         Line("Memory after the last stage", nothing, group=True),
         *sizes,
-        parameters,
+        *counts,
+        Line("Work beyond what every strategy does", nothing, group=True),
+        *passes,
         Line("Time over all stages", nothing, group=True),
         *times,
         together,
+        acting,
     ]
 
 
@@ -144,12 +162,14 @@ def human_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _last(run: Run, key: str) -> float | None:
+def last_entry(run: Run, key: str) -> float | None:
+    """What the ledger says of a quantity after the last stage that says anything."""
     values = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
     return values[-1] if values else None
 
 
-def _total(run: Run, *keys: str) -> float | None:
+def total_of_entries(run: Run, *keys: str) -> float | None:
+    """The sum of quantities over all stages; None where the ledger says nothing of them."""
     values = [value for key in keys for entry in run.ledger if (value := number(entry.get(key))) is not None]
     return sum(values) if values else None
 
@@ -160,6 +180,14 @@ def _bytes_entry(value: float | None) -> Entry:
 
 def _seconds_entry(value: float | None) -> Entry:
     return Entry(MISSING) if value is None else Entry(human_seconds(value), f"{value:.3f} seconds")
+
+
+def _number_entry(value: float | None) -> Entry:
+    return Entry(MISSING) if value is None else Entry(f"{value:.3g}", f"{value:.6g}")
+
+
+def _milliseconds_entry(value: float | None) -> Entry:
+    return Entry(MISSING) if value is None else Entry(f"{value:#.3g} ms", f"{value:.6g} milliseconds")
 
 
 def _count_entry(value: float | None) -> Entry:
