@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.errors import ConfigurationError
@@ -86,7 +87,7 @@ class ContextMemory:
         """
         return self.rows(np.sort(generator.integers(len(self), size=n)), like)
 
-    def rows(self, rows: np.ndarray, like: Context) -> tuple[Context, Tensor, Tensor]:
+    def rows(self, rows: NDArray[np.int64], like: Context) -> tuple[Context, Tensor, Tensor]:
         """The contexts, actions and paddings of some rows, in ascending order."""
         parts = list(self.parts.values())
         ends = np.cumsum([len(part["actions"]) for part in parts])

@@ -118,9 +118,11 @@ class LatentReplay(Strategy):
 
     def _budget(self, windows: int) -> int:
         """Of a task of so many windows."""
-        if self.options.count is not None:
-            return min(self.options.count, windows)
-        return max(1, round(self.options.fraction * windows)) if self.options.fraction else 0
+        fraction: float = self.options.fraction
+        count: int | None = self.options.count
+        if count is not None:
+            return min(count, windows)
+        return max(1, round(fraction * windows)) if fraction else 0
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "memory": self.memory.state_dict(), "draws": self.draws}

@@ -136,7 +136,7 @@ class Phaser(Strategy):
 
     def _cells(self) -> NDArray[np.int64]:
         """The cell of each of the memory's rows."""
-        return self.memory.owners * self.options.phases + self.phases
+        return np.asarray(self.memory.owners * self.options.phases + self.phases, np.int64)
 
     def _drawn(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """n rows of the memory: cells by their risks, rows of a cell uniformly."""
@@ -163,7 +163,8 @@ class Phaser(Strategy):
         for start in range(0, len(wanted), CHUNK):
             batch = self.memory.read(wanted[start : start + CHUNK]).to(device)
             losses.append(self.policy.imitate(batch, noise[start : start + CHUNK].to(device)).loss.float().cpu())
-        parts = torch.cat(losses).split([len(each) for each in probes.values()])
+        ends = np.cumsum([len(each) for each in probes.values()])[:-1]
+        parts = np.split(torch.cat(losses).numpy(), ends)
         return {cell: float(part.mean()) for cell, part in zip(probes, parts, strict=True)}
 
     @property
