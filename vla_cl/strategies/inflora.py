@@ -1,7 +1,6 @@
 """InfLoRA: an adapter whose input directions are chosen beforehand, outside of what earlier tasks put into the layer.
 
-Liang & Li, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning", CVPR 2024 (arXiv 2404.00228),
-section 3.2 and algorithm 1.
+Liang & Li, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning", CVPR 2024 (arXiv 2404.00228).
 """
 
 from __future__ import annotations

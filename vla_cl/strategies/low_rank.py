@@ -97,7 +97,8 @@ class LowRankStrategy(Strategy):
         foreign = [name for name in policy.adapters if name not in self.adapters]
         if foreign:
             raise ConfigurationError(
-                f"the policy has adapter {foreign[0]!r}, and the strategy adds its own; leave policy.adapter empty"
+                f"the policy has adapter {foreign[0]!r}, and the strategy adds its own; leave policy.adapter empty, "
+                "and run one strategy with adapters at a time"
             )
         if self.options.first_task == "full" and set(self.owners) <= {task.name}:
             self.owners[task.name] = None

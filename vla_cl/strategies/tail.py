@@ -1,7 +1,7 @@
 """TAIL: an adapter a task, warm-started from the one before, chosen by the task's name.
 
 Liu et al., "TAIL: Task-specific Adapters for Imitation Learning with Large Pretrained Models", ICLR 2024
-(arXiv 2310.05905), section 4; its LoRA form.
+(arXiv 2310.05905); its LoRA form.
 """
 
 from __future__ import annotations
