@@ -15,8 +15,10 @@ from vla_cl.tasks import Task, find_task
 ACTION_DIM, STATE_DIM, CHUNK = 4, 39, 4
 
 
-def make_dataset(folder: Path, name: str, *, episodes: int = 6, seed: int = 0) -> WindowDataset:
-    """Episodes of 10 to 20 random steps, written and opened as any demonstration file is."""
+def make_dataset(
+    folder: Path, name: str, *, episodes: int = 6, seed: int = 0, states: tuple[float, float] = (0.0, 1.0)
+) -> WindowDataset:
+    """Episodes of 10 to 20 random steps, written and opened as any demonstration file is; `states` are bounds."""
     generator = np.random.default_rng(seed)
 
     def episode(attempt: int) -> Episode:
@@ -31,7 +33,7 @@ def make_dataset(folder: Path, name: str, *, episodes: int = 6, seed: int = 0) -
             rewards=np.zeros(steps, np.float32),
             observations={
                 "agent_pos": generator.uniform(size=(steps + 1, ACTION_DIM)).astype(np.float32),
-                "environment_state": generator.uniform(size=(steps + 1, STATE_DIM)).astype(np.float32),
+                "environment_state": generator.uniform(*states, (steps + 1, STATE_DIM)).astype(np.float32),
             },
         )
 

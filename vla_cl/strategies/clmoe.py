@@ -65,7 +65,7 @@ def mean_weights(
     counts: dict[str, int] = defaultdict(int)
 
     def gate(layer: str, tokens: Tensor) -> Tensor:
-        weights = routers(layer, tokens)
+        weights: Tensor = routers(layer, tokens)
         flat = weights.reshape(-1, weights.shape[-1]).double()
         totals[layer] = totals.get(layer, 0) + flat.sum(dim=0)
         counts[layer] += len(flat)
@@ -91,7 +91,7 @@ def dual_gate(policy: Policy, routers: TokenRouters, tasks: Sequence[LayerWeight
     stacked: dict[str, tuple[Tensor, Tensor]] = {}
 
     def gate(layer: str, tokens: Tensor) -> Tensor:
-        instance = routers(layer, tokens)
+        instance: Tensor = routers(layer, tokens)
         if layer not in stacked:
             none = torch.zeros(instance.shape[-1], device=instance.device)
             weights = [none if each is None else each.get(layer, none).to(instance.device) for each in tasks]
@@ -102,7 +102,8 @@ def dual_gate(policy: Policy, routers: TokenRouters, tasks: Sequence[LayerWeight
             spread.view(len(spread), *[1] * (tokens.ndim - 2), -1)
             for spread in (spread_rows(each, len(tokens), moments, layer) for each in stacked[layer])
         )
-        return act * (share * instance + (1.0 - share) * task)
+        mixed: Tensor = act * (share * instance + (1.0 - share) * task)
+        return mixed
 
     return gate
 
@@ -174,6 +175,8 @@ class CLMoE(MoELoRA):
     def merge(self, policy: Policy, before: LayerWeights, now: LayerWeights) -> None:
         """theta_t = lambda theta_{t-1} + (1 - lambda) phi_t, for A and B of every expert in every layer."""
         for layer, low_rank in factors(policy, EXPERTS).items():
+            if layer not in before or layer not in now:
+                continue  # no loss reaches it, so that it has not changed
             kept = momentum(before[layer], now[layer], self.options.top, self.options.momentum)
             of_rank = kept.repeat_interleave(len(low_rank.down) // len(kept)).to(low_rank.down.device)
             for side, parameter, share in (("A", low_rank.down, of_rank[:, None]), ("B", low_rank.up, of_rank)):

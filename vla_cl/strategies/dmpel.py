@@ -184,7 +184,7 @@ class DMPEL(LowRankStrategy):
         optimiser = torch.optim.AdamW(router.parameters(), lr=self.options.replay_rate)
         for epoch in range(self.options.replay_epochs):
             order = torch.randperm(len(queries), generator=torch_generator(self.seed, "replay", self.stage, epoch))
-            for rows in order.to(device).split(BATCH):
+            for rows in torch.split(order.to(device), BATCH):
                 optimiser.zero_grad()
                 F.mse_loss(router(queries[rows]), coefficients[rows]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

@@ -67,7 +67,8 @@ class Discriminator(nn.Module):
     def errors(self, tokens: Tensor) -> Tensor:
         """Mean squared error (rows,) of each row of a layer's input (rows, ..., D), its tokens normalised."""
         normed = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        return (self.decoder(self.encoder(normed).relu()) - normed).square().flatten(1).mean(dim=1)
+        rebuilt: Tensor = self.decoder(self.encoder(normed).relu())
+        return (rebuilt - normed).square().flatten(1).mean(dim=1)
 
     def z_score(self, errors: Tensor) -> float:
         """How many standard deviations other rows' mean error (rows,) lies above that of the task's own."""

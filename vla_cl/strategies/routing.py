@@ -116,9 +116,11 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int, strength: f
     """
     x = features.double()
     y = F.one_hot(labels, classes).double()
-    if len(x) < x.shape[1]:  # W = X^T (X X^T + s I)^-1 Y, the smaller system
-        return x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(len(x), dtype=x.dtype, device=x.device), y)
-    return torch.linalg.solve(x.T @ x + strength * torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.T @ y)
+    few = len(x) < x.shape[1]  # then W = X^T (X X^T + s I)^-1 Y is the smaller system
+    products = x @ x.T if few else x.T @ x
+    damped = products + strength * torch.eye(len(products), dtype=x.dtype, device=x.device)
+    weights: Tensor = x.T @ torch.linalg.solve(damped, y) if few else torch.linalg.solve(damped, x.T @ y)
+    return weights
 
 
 def anchors_from(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Anchor]:
