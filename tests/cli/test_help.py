@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl import __version__
 
-WORK = ["run", "collect", "data", "evaluate", "serve", "report"]
+WORK = ["run", "grid", "collect", "data", "evaluate", "serve", "report"]
 COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "assets", "doctor"]
 
 
@@ -33,7 +33,7 @@ def test_version_is_printed(vla_cl):
 
 
 def test_help_imports_nothing_heavy():
-    heavy = ["torch", "transformers", "metaworld", "mujoco", "matplotlib", "h5py", "hydra", "robosuite"]
+    heavy = ["torch", "transformers", "metaworld", "mujoco", "matplotlib", "h5py", "hydra", "robosuite", "ray"]
     code = f"import sys, vla_cl.cli.main; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -83,11 +83,11 @@ class LiveTable:
 def runs_table(runs: Sequence[GridRun]) -> Table:
     """The table of a grid in progress."""
     drawn = Table(box=None, header_style="bold", pad_edge=False, caption=_counts(runs), caption_justify="left")
-    for column in ("run", "state", "", "attempt"):
+    for column in ("running", "", "attempt"):
         drawn.add_column(column, no_wrap=True)
     running = [run for run in runs if run.state is State.RUNNING]
     for run in running[:_SHOWN]:
-        drawn.add_row(Text(run.name), Text(run.state), Text(_place(run)), Text(str(run.attempts)))
+        drawn.add_row(Text(run.name), Text(_place(run)), Text(str(run.attempts)))
     if len(running) > _SHOWN:
         drawn.add_row(Text(f"and {len(running) - _SHOWN} more"))
     return drawn

@@ -82,15 +82,19 @@ class RunProgress:
 
 
 def grid_runs(configs: Sequence[ExperimentConfig]) -> list[GridRun]:
-    """The runs that configurations describe, each once, with one simulator process unless they ask for more.
+    """The runs that configurations describe, each once.
+
+    Runs share the cores, so each simulates in one process unless it asks for more, and the clients of a federation
+    work one after another. No number depends on either.
 
     Raises:
         ConfigurationError: Different configurations share a folder.
     """
     runs: dict[Path, GridRun] = {}
     for config in configs:
-        if config.evaluation.processes is None:  # runs share the cores, so none of them takes all
+        if config.evaluation.processes is None:
             config = replace(config, evaluation=replace(config.evaluation, processes=1))
+        config = replace(config, federation=replace(config.federation, backend="process"))
         known = runs.get(config.folder)
         if known is not None and known.config.identity() != config.identity():
             raise ConfigurationError(f"name={config.name} gives different runs one folder; leave it out of a grid")
