@@ -154,7 +154,8 @@ class TaskSequence:
         told = self.config.boundaries == "known"
         if told or stage == 0:
             self.strategy.begin_task(task, self.policy, demonstrations)
-        demonstrations = self.featured(demonstrations)  # now that it is known what is trained
+        if trained_parameters(self.policy, self.strategy):  # now that it is known what is
+            demonstrations = self.featured(demonstrations)
         log = self.run.training_log(stage)
 
         def on_row(row: TrainingRow) -> None:
