@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,7 +19,7 @@ from vla_cl.policies.adapters import adapter_parameters
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies import Strategy, build_strategy
 from vla_cl.tasks import Task
-from vla_cl.training import TrainingOptions, fit
+from vla_cl.training import IntervalCheckpoints, TrainingOptions, fit
 
 RANK = 4
 TRAINING = TrainingOptions(
@@ -84,3 +88,40 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def losses(policy: Policy, data: WindowDataset, windows: int = 16) -> Tensor:
     """Per-sample losses at fixed noise, which every layer takes part in."""
     return policy.loss(data.batch(range(windows)), torch_generator(7))
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+def learn_killed_inside(
+    build_learner: Callable[[], tuple[Policy, Any]], task: Task, data: WindowDataset, folder: Path
+) -> tuple[Policy, Any]:
+    """A first task whose training is killed, and goes on from its latest checkpoint with all that is built anew."""
+    training = replace(TRAINING, checkpoint_every=2)
+    checkpoints = IntervalCheckpoints(folder)
+
+    def kill(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    policy, strategy = build_learner()
+    strategy.begin_task(task, policy, data)
+    with pytest.raises(Killed):
+        fit(policy, data, strategy, training, seed=0, stage=0, checkpoints=checkpoints, on_step=kill)
+    policy, strategy = build_learner()
+    strategy.begin_task(task, policy, data)
+    fit(policy, data, strategy, training, seed=0, stage=0, checkpoints=checkpoints)
+    strategy.end_task(task, policy, data)
+    return policy, strategy
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Whether two trees of tensors and values are the same, bit for bit."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(equal(each, second[key]) for key, each in first.items())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)

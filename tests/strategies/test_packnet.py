@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.strategies.conftest import make_dataset
-from tests.strategies.low_rank import TRAINING, learn, moved, small_policy, weights
+from tests.strategies.low_rank import TRAINING, equal, learn, learn_killed_inside, moved, small_policy, weights
 from vla_cl.data import WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import PolicyController
@@ -26,12 +27,11 @@ AVERAGED = replace(TRAINING, steps=6, ema=0.9)
 
 
 def build(**options: Any) -> Any:
-    import vla_cl.strategies.packnet  # noqa: F401  registers itself
 
     return build_strategy("packnet", options, 0)
 
 
-def acted(policy: Policy, strategy: Any, data: WindowDataset, task: str) -> np.ndarray:
+def acted(policy: Policy, strategy: Any, data: WindowDataset, task: str) -> NDArray[np.float32]:
     observation = replace(data.observations(range(4)), task=(task,) * 4)
     return PolicyController(policy, strategy).act(observation, [0, 1, 2, 3])
 
@@ -69,7 +69,7 @@ def test_a_task_acts_bit_for_bit_as_it_did_whatever_comes_after(
 ) -> None:
     tasks, data = five
     policy, strategy = small_policy(), build(**options)
-    did: dict[int, np.ndarray] = {}
+    did: dict[int, NDArray[np.float32]] = {}
     for stage in range(5):
         learn(strategy, policy, tasks[stage : stage + 1], data[stage : stage + 1], AVERAGED, first=stage)
         did[stage] = acted(policy, strategy, data[0], tasks[stage].name)
@@ -160,6 +160,19 @@ def test_a_strategy_that_was_told_no_number_of_steps_prunes_at_the_end(
     strategy.begin_task(tasks[0], policy, datasets[0])
     strategy.end_task(tasks[0], policy, datasets[0])
     assert all(bool((owner == FREE).any()) and bool((owner == 1).any()) for owner in strategy.owners.values())
+
+
+@pytest.mark.parametrize("prune_at", [0.5, 1.0])
+def test_a_kill_inside_the_first_task_changes_nothing(
+    prune_at: float, tasks: list[Task], datasets: list[WindowDataset], tmp_path: Path
+) -> None:
+    whole, strategy = small_policy(), build(prune_at=prune_at)
+    learn(strategy, whole, tasks[:1], datasets[:1])
+    policy, other = learn_killed_inside(
+        lambda: (small_policy(), build(prune_at=prune_at)), tasks[0], datasets[0], tmp_path / "interval"
+    )
+    assert equal(policy.state_dict(), whole.state_dict())
+    assert equal(other.state_dict(), strategy.state_dict())
 
 
 @pytest.mark.parametrize(

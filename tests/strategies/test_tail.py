@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.strategies.low_rank import adapter, begin, build, learn, moved, small_policy, weights
 from vla_cl.data import WindowDataset
@@ -17,7 +18,7 @@ from vla_cl.policies import Policy
 from vla_cl.tasks import Task
 
 
-def acted(policy: Policy, strategy: Any, data: WindowDataset, task: str) -> np.ndarray:
+def acted(policy: Policy, strategy: Any, data: WindowDataset, task: str) -> NDArray[np.float32]:
     observation = replace(data.observations(range(4)), task=(task,) * 4)
     return PolicyController(policy, strategy).act(observation, [0, 1, 2, 3])
 
@@ -26,7 +27,7 @@ def test_learning_more_tasks_changes_nothing_of_what_earlier_ones_do(
     tasks: list[Task], datasets: list[WindowDataset]
 ) -> None:
     policy, strategy = small_policy(), build("tail")
-    did: dict[int, np.ndarray] = {}
+    did: dict[int, NDArray[np.float32]] = {}
     for stage in range(3):
         learn(strategy, policy, tasks[stage : stage + 1], datasets[stage : stage + 1], first=stage)
         did[stage] = acted(policy, strategy, datasets[0], tasks[stage].name)
