@@ -27,7 +27,6 @@ AVERAGED = replace(TRAINING, steps=6, ema=0.9)
 
 
 def build(**options: Any) -> Any:
-
     return build_strategy("packnet", options, 0)
 
 
