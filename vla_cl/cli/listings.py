@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from typing import Any
 
 from vla_cl.cli.output import JsonOption, PluginOption, first_sentence, print_json, print_table
@@ -89,7 +90,8 @@ def strategies(plugin: list[str] | None = PluginOption, as_json: bool = JsonOpti
     for name in STRATEGIES:
         strategy = STRATEGIES[name]
         needs = [need for need, needed in dataclasses.asdict(strategy.needs).items() if needed]
-        listed.append({**_part(name, strategy), "needs": needs})
+        told = first_sentence(sys.modules[strategy.__module__]) or first_sentence(strategy)  # one file a strategy
+        listed.append({**_part(name, strategy), "description": told, "needs": needs})
     if as_json:
         print_json(listed)
         return
