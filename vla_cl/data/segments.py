@@ -42,4 +42,6 @@ def units_of(dataset: WindowDataset, by: str, phases: int = 3) -> NDArray[np.int
         return dataset.window_episodes
     if by == "transition":
         return np.arange(len(dataset), dtype=np.int64)
-    return np.unique(dataset.window_episodes * phases + phases_of(dataset, phases), return_inverse=True)[1]
+    phase = dataset.window_episodes * phases + phases_of(dataset, phases)
+    units: NDArray[np.int64] = np.unique(phase, return_inverse=True)[1]
+    return units
