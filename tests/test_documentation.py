@@ -22,7 +22,7 @@ def commands(page: Path, start: str) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith(start) and "KEY=VALUE" not in line]
 
 
-RUNS = sorted({command for page in PAGES for command in commands(page, "vla-cl run ")})
+RUNS = sorted({each for page in PAGES for start in ("vla-cl run ", "vla-cl grid ") for each in commands(page, start)})
 
 
 @pytest.fixture(scope="module")

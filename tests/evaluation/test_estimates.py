@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.evaluation import EpisodeRow, metrics, success_matrix
+from vla_cl.evaluation import EpisodeRow, metrics, student_interval, success_matrix
 from vla_cl.evaluation.estimates import ESTIMATED_METRICS, episode_outcomes, estimate
 
 TASKS = ("push", "reach", "close", "open")
@@ -40,6 +40,7 @@ def test_a_value_of_a_sequence_is_the_metric_of_its_success_matrix(metric: str) 
         found = estimate(metric, [episode_outcomes(rows, TASKS) for rows in runs], generator(), replicates=1)
         assert found.values == pytest.approx(expected)
         assert found.mean == pytest.approx(np.mean(expected))
+        assert (found.student_low, found.student_high) == pytest.approx(student_interval(expected))
 
 
 def test_what_a_formula_does_not_read_need_not_be_measured() -> None:
@@ -49,7 +50,7 @@ def test_what_a_formula_does_not_read_need_not_be_measured() -> None:
         expected = getattr(metrics, metric)(success_matrix(rows, TASKS))
         assert estimate(metric, outcomes, generator(), replicates=20).mean == pytest.approx(expected)
     forward = estimate("forward_transfer", outcomes, generator())
-    assert (forward.mean, forward.low, forward.high, forward.values) == (None, None, None, ())
+    assert (forward.mean, forward.low, forward.high, forward.student_low, forward.values) == (*[None] * 4, ())
 
 
 @pytest.mark.parametrize("metric", ["final_average", "forgetting", "learning_accuracy"])

@@ -12,6 +12,7 @@ from vla_cl.evaluation import (
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
+    student_interval,
     wilson_interval,
 )
 
@@ -113,6 +114,19 @@ def test_bootstrap_is_a_function_of_its_generator() -> None:
 def test_bootstrap_refuses_what_makes_no_sense(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         bootstrap_interval(np.ones((2, 2)), np.mean, np.random.default_rng(0), **arguments)
+
+
+def test_students_interval_agrees_with_scipy_and_covers_the_mean_of_three_values() -> None:
+    values = np.random.default_rng(0).normal(2, 3, size=(2000, 3))
+    low, high = np.array([student_interval(each) for each in values]).T
+    error = stats.sem(values[0])
+    expected = stats.t.interval(0.95, 2, loc=values[0].mean(), scale=error)
+    assert (low[0], high[0]) == pytest.approx(expected)
+    assert ((low <= 2) & (high >= 2)).mean() == pytest.approx(0.95, abs=0.015)
+    assert np.isnan(student_interval([1.0])).all()
+    for wrong in ([], [[1.0, 2.0]]):
+        with pytest.raises(ConfigurationError, match="shape"):
+            student_interval(wrong)
 
 
 def test_performance_profile_is_the_share_of_runs_above_each_threshold() -> None:

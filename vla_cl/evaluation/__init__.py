@@ -31,6 +31,7 @@ from vla_cl.evaluation.statistics import (
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
+    student_interval,
     wilson_interval,
 )
 from vla_cl.evaluation.video import write_video
@@ -66,6 +67,7 @@ __all__ = [
     "recovery_steps",
     "rollout",
     "stability",
+    "student_interval",
     "success_matrix",
     "summarise",
     "tasks_at_stage",

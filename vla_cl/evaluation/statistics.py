@@ -67,6 +67,33 @@ def interquartile_mean(values: ArrayLike) -> float:
     return float(ordered[cut : ordered.size - cut].mean()) if not np.isnan(ordered[-1]) else float("nan")
 
 
+def student_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of independent values: of a metric, one a sequence.
+
+    It needs no assumption on what a value is made of, and holds for few of them, if their distribution is not far from
+    normal.
+
+    Args:
+        values: (n,), n of at least 2.
+        confidence: Coverage in (0, 1).
+
+    Returns:
+        Lower and upper end, symmetric about the mean; nan for a single value. Student, The probable error of a mean,
+        Biometrika 1908.
+    """
+    from scipy.stats import t as student  # here: it is slow to import
+
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigurationError(f"an interval of a mean needs values of shape (n,), got {array.shape}")
+    if array.size == 1:
+        return float("nan"), float("nan")
+    half_width = student.ppf(0.5 + confidence / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size)
+    return float(array.mean() - half_width), float(array.mean() + half_width)
+
+
 _ELEMENTS_TOGETHER = 2_000_000
 """Of arrays that are resampled at once: 16 MB."""
 

@@ -96,6 +96,8 @@ def connected(address: str | None, cores: int | None = None, gpus: float | None 
 _ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for staying on the loopback interface
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # that of the command, as for every other command
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # for which Ray's own processes outlive a driver that is killed
 }
 
 

@@ -208,7 +208,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     """One line a row, every number exact, empty where it is not known."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    ends = ("mean", "low", "high")
+    ends = ("mean", "low", "high", "student_low", "student_high")
     writer.writerow(
         ["strategy", "runs", *(f"{key}_{end}" for key in ESTIMATED_METRICS for end in ends), *Costs.__annotations__]
     )
@@ -223,7 +223,8 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Everything, with each run's own values."""
     return {
         "confidence": 0.95,
-        "interval": "percentile bootstrap: sequence, then task, then episode",
+        "low and high": "percentile bootstrap: sequence, then task, then episode",
+        "student_low and student_high": "Student's interval over the runs' values",
         "rows": [
             {
                 "strategy": row.label,
