@@ -180,8 +180,8 @@ def estimate(
         confidence=confidence,
         vectorised=True,
     )
-    student = student_interval(values, confidence) if len(values) > 1 else (None, None)
-    return Estimate(float(np.mean(values)), low, high, *student, values)
+    student_low, student_high = student_interval(values, confidence) if len(values) > 1 else (None, None)
+    return Estimate(float(np.mean(values)), low, high, student_low, student_high, values)
 
 
 def _is_measured(metric: str, cells: NDArray[np.float64]) -> bool:
