@@ -116,6 +116,19 @@ def test_before_there_is_a_memory_it_is_the_plain_loss(
     torch.testing.assert_close(output.loss, policy(batch, torch_generator(0)).loss)  # it begins with no change
 
 
+def test_with_a_reservoir_it_needs_no_boundaries(
+    policy: Policy, tasks: list[Task], datasets: list[WindowDataset]
+) -> None:
+    strategy = strategy_of(keep="reservoir", capacity=32)
+    assert strategy.task_free
+    strategy.begin_task(tasks[0], policy, datasets[0])
+    batch = datasets[0].batch(range(8))
+    assert strategy.batch(batch) is batch
+    mixed = strategy.batch(datasets[1].batch(range(8)))
+    assert set(mixed[4:].observation.instruction) == {"do task-0"}
+    assert strategy.weights.sum() != 8
+
+
 def test_acting_with_preferences_differs_and_leaves_the_policy_as_it_was(
     tasks: list[Task], datasets: list[WindowDataset]
 ) -> None:
