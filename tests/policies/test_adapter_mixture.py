@@ -280,7 +280,7 @@ def test_an_unknown_adapter_and_a_policy_without_any_are_named() -> None:
     policy = adapted(backbone_policy("lowdim"))
     with pytest.raises(UnknownNameError, match=r"adapter 'three' is not registered; .*known: one, two"):
         policy.act(BATCH.observation, SEEDS, {"three": 1.0})
-    with pytest.raises(UnknownNameError, match="layer of adapter 'one' 'backbone.trunk' is not registered"):
+    with pytest.raises(UnknownNameError, match=r"layer of adapter 'one' 'backbone\.trunk' is not registered"):
         policy.act(BATCH.observation, SEEDS, {"one": {"backbone.trunk": 1.0}})
     bare = backbone_policy("lowdim")
     with pytest.raises(ConfigurationError, match="has no adapters"):

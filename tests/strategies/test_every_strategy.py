@@ -122,28 +122,28 @@ def test_a_killed_sequence_ends_with_the_same_parameters_and_acts_alike(
     np.testing.assert_array_equal(acted(*restored), expected)
 
 
-@pytest.mark.parametrize("head", ["gmm", "tokens"])
+@pytest.mark.parametrize(("head", "order"), [("gmm", (0, 1, 0, 1)), ("tokens", (0, 1))])
 @pytest.mark.parametrize("name", EVERY)
-def test_it_runs_with_other_kinds_of_heads(name: str, head: str, tasks: list[Task], data: list[WindowDataset]) -> None:
+def test_it_runs_with_other_kinds_of_heads_and_with_tasks_that_come_again(
+    name: str, head: str, order: tuple[int, ...], tasks: list[Task], data: list[WindowDataset]
+) -> None:
     options = {"width": 32, "layers": 1, "heads": 2} if head == "tokens" else {}
     policy = make_policy(head, backbone="lowdim_transformer", head_options=options, **SIZES)
     strategy = build_strategy(name, {}, SEED)
-    for stage in (0, 1):
-        learn(policy, strategy, stage, tasks[stage], data[stage])
-    assert np.isfinite(acted(policy, strategy)).all()
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_task_that_comes_again_is_learned_again(name: str, tasks: list[Task], data: list[WindowDataset]) -> None:
-    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, {}, SEED)
-    for stage, task in enumerate((0, 1, 0, 1)):
+    for stage, task in enumerate(order):
         learn(policy, strategy, stage, tasks[task], data[task])
     assert np.isfinite(acted(policy, strategy)).all()
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if STRATEGIES[name].task_free])
-def test_one_that_needs_no_boundaries_learns_without(name: str, tasks: list[Task], data: list[WindowDataset]) -> None:
-    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, {}, SEED)
+TASK_FREE = [(name, {}) for name in EVERY if STRATEGIES[name].task_free]
+TASK_FREE += [(name, {"keep": "reservoir", "by": "transition"}) for name in ("replay", "agem", "mir")]
+
+
+@pytest.mark.parametrize(("name", "options"), TASK_FREE)
+def test_one_that_needs_no_boundaries_learns_without(
+    name: str, options: dict[str, Any], tasks: list[Task], data: list[WindowDataset]
+) -> None:
+    policy, strategy = make_policy(backbone="lowdim_transformer", **SIZES), build_strategy(name, options, SEED)
     assert strategy.task_free
     strategy.begin_task(tasks[0], policy, data[0])
     for stage in range(3):
