@@ -10,6 +10,7 @@ import torch
 from tests.strategies.prompted import build, learn, random_query, small_policy
 from vla_cl.data import WindowDataset
 from vla_cl.errors import ConfigurationError
+from vla_cl.policies.soft_prompts import prompted
 from vla_cl.tasks import Task
 
 
@@ -74,7 +75,33 @@ def test_the_general_prompt_goes_on_in_every_task(tasks: list[Task], datasets: l
     assert not torch.equal(strategy.pool["general"], before)
 
 
-@pytest.mark.parametrize("options", [{"general_length": 0}, {"task_length": 0}, {"general_layers": 0}, {"pull": -0.1}])
+def test_the_general_prompt_learns_at_a_rate_of_its_own() -> None:
+    strategy = build("dualprompt", rate=8.0, general_rate=0.5)
+    rates = [strategy.learning_rate(f"strategy.prompts.{name}") for name in ("general", "task_0", "key_0")]
+    assert rates == [0.5, 8.0, 8.0]
+
+
+def test_with_a_general_prompt_that_stands_still_nothing_is_forgotten(
+    tasks: list[Task], datasets: list[WindowDataset]
+) -> None:
+    policy, strategy = small_policy(), build("dualprompt", general_rate=0.0)
+    learn(policy, strategy, tasks[:1], datasets[:1])
+    batch = datasets[0].batch(range(6))
+    query = strategy.query(batch.observation)
+
+    def acted() -> torch.Tensor:
+        with prompted(policy, strategy.prompts_for(query, 0)[0]):
+            return policy.act(batch.observation, list(range(6)))
+
+    before = acted()
+    learn(policy, strategy, tasks[1:], datasets[1:], start=1)
+    assert torch.equal(acted(), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"general_length": 0}, {"task_length": 0}, {"general_layers": 0}, {"pull": -0.1}, {"general_rate": -1.0}],
+)
 def test_unusable_numbers_are_named(options: dict[str, Any]) -> None:
     ((key, value),) = options.items()
     with pytest.raises(ConfigurationError, match=f"strategy.{key} must be .*got {value}"):

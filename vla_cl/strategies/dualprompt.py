@@ -34,8 +34,9 @@ class DualPrompt(PromptStrategy):
     them. Both stand behind the projections to keys and values, as in the released code. Where a backbone takes none in
     its layers, both are tokens in the input (the paper's prompt tuning, eq. 3).
 
-    e_t and k_t are frozen once their task is over; g goes on in every task, which is where forgetting can enter. Ours:
-    the query is the instruction's and the observation's features, joined.
+    e_t and k_t are frozen once their task is over; g goes on in every task, which is where forgetting enters. Ours: the
+    query is the instruction's and the observation's features, joined; g has a learning rate of its own, lower than that
+    of e_t (in the paper they share one).
     """
 
     @dataclass
@@ -49,6 +50,7 @@ class DualPrompt(PromptStrategy):
                 many as there are, both are in all of them.
             tuning: "prefix" (in the layers), "prompt" (in the input), or "auto": the first where the backbone takes it.
             pull: lambda, at least 0.
+            general_rate: Learning rate of g, as a multiple of the policy's, at least 0.
         """
 
         general_length: int = 5
@@ -56,6 +58,7 @@ class DualPrompt(PromptStrategy):
         general_layers: int = 1
         tuning: str = "auto"
         pull: float = 1.0
+        general_rate: float = 1.0
 
     def __init__(self, options: Options, seed: int) -> None:
         super().__init__(options, seed)
@@ -63,8 +66,9 @@ class DualPrompt(PromptStrategy):
             if getattr(options, key) < 1:
                 raise ConfigurationError(f"strategy.{key} must be at least 1, got {getattr(options, key)}")
         check_tuning(options.tuning)
-        if options.pull < 0:
-            raise ConfigurationError(f"strategy.pull must be at least 0, got {options.pull}")
+        for key in ("pull", "general_rate"):
+            if getattr(options, key) < 0:
+                raise ConfigurationError(f"strategy.{key} must be at least 0, got {getattr(options, key)}")
 
     @property
     def layouts(self) -> tuple[Layout, Layout]:
@@ -79,6 +83,9 @@ class DualPrompt(PromptStrategy):
         self.make("general", general.slots, self.width)
         self.make(f"task_{task}", own.slots, self.width)
         self.make(f"key_{task}", self.query_width)
+
+    def rate(self, name: str) -> float:
+        return float(self.options.general_rate if name == "general" else self.options.rate)
 
     def trained(self, task: int) -> set[str]:
         return {"general", f"task_{task}", f"key_{task}"}

@@ -27,7 +27,7 @@ MODULE = "prompts"
 """Name of the module that holds what a strategy trains."""
 SCALE = 0.02
 """Standard deviation of new prompts and keys."""
-_OWN = re.compile(rf"strategy\.(\w+_)?{MODULE}\.")
+_OWN = re.compile(rf"strategy\.(?:\w+_)?{MODULE}\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class PromptStrategy(Strategy):
                 the first task trains the head and what no pretrained model brings along. "prompts": no task trains the
                 policy. Ours: the papers start from pretrained models, with a new classifier.
             head: Whether all tasks train the action head, which then forgets as in sequential fine-tuning.
-            rate: Learning rate of prompts and keys, as a multiple of the policy's.
+            rate: Learning rate of prompts and keys, as a multiple of the policy's (L2P's and DualPrompt's is 0.03).
         """
 
         first_task: str = "full"
         head: bool = False
-        rate: float = 1.0
+        rate: float = 10.0
 
     def __init__(self, options: Any, seed: int) -> None:
         super().__init__(options, seed)
@@ -210,7 +210,11 @@ class PromptStrategy(Strategy):
         return {MODULE: self.pool}
 
     def learning_rate(self, parameter: str) -> float:
-        return float(self.options.rate) if _OWN.match(parameter) else 1.0
+        return self.rate(match[1]) if (match := _OWN.fullmatch(parameter)) else 1.0
+
+    def rate(self, name: str) -> float:
+        """By how much the learning rate of a parameter of the pool is multiplied."""
+        return float(self.options.rate)
 
     @torch.no_grad()
     def query(self, observation: ObservationBatch) -> Query:
