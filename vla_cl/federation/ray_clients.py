@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,25 @@ from vla_cl.errors import ConfigurationError, SimulationError, VlaClError
 from vla_cl.federation.client import Client
 from vla_cl.training import resolve_device
 
-_ADDRESS = "RAY_ADDRESS"
+_ALONE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for staying on the loopback interface
+    "RAY_AUTH_MODE": "token",
+}
 _OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes; clients pass files, not objects
 
 
-def import_ray() -> Any:
-    """Ray's module; a cluster that is then started on this machine listens to this process alone.
+def check_ray() -> None:
+    """See that Ray is installed, without importing it.
 
     Raises:
-        ConfigurationError: It is not installed.
+        ConfigurationError: It is not.
     """
-    if "ray" not in sys.modules and _ADDRESS not in os.environ:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's word for the loopback interface
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray would write one into the home folder
-    try:
-        import ray
-    except ImportError:
+    if importlib.util.find_spec("ray") is None:
         raise ConfigurationError(
             "federation.backend=ray needs Ray; install it with: pip install 'vla_cl[ray]', or use "
             "federation.backend=process"
-        ) from None
-    return ray
+        )
 
 
 class RayClients:
@@ -53,8 +50,8 @@ class RayClients:
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         self.actors: dict[int, Any] = {}
-        self._root: str | None = None
-        self._ours = False
+        self._ray: Any = None
+        self._session = ExitStack()
 
     def call(self, method: str, arguments: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
         """Call a method of some clients, each with its arguments, at once; what each returns.
@@ -62,9 +59,11 @@ class RayClients:
         Raises:
             SimulationError: A client's process died.
         """
-        ray = import_ray()
+        ray = self._connected()
         for client in arguments.keys() - self.actors.keys():
-            self.actors[client] = self._start(ray, client)
+            gpus = ray.cluster_resources().get("GPU", 0.0) if resolve_device(self.config.device).type == "cuda" else 0.0
+            place = {"num_cpus": 1, "num_gpus": min(1.0, gpus / self.config.federation.clients)}
+            self.actors[client] = ray.remote(_ClientProcess).options(**place).remote(self.config, client, Path.cwd())
         sent = [self.actors[client].call.remote(method, *each) for client, each in arguments.items()]
         try:
             return dict(zip(arguments, ray.get(sent), strict=True))
@@ -77,43 +76,52 @@ class RayClients:
 
     def close(self) -> None:
         """End the clients, and the cluster if it is theirs."""
-        if self.actors:
-            ray = import_ray()
-            for actor in self.actors.values():
-                ray.kill(actor)
-            self.actors.clear()
-            if self._ours:
-                ray.shutdown()
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+        for actor in self.actors.values():
+            self._ray.kill(actor)
+        self.actors.clear()
+        self._session.close()
 
-    def _start(self, ray: Any, client: int) -> Any:
-        if not ray.is_initialized():
-            self._ours = True
-            self._connect(ray)
-        gpus = ray.cluster_resources().get("GPU", 0.0) if resolve_device(self.config.device).type == "cuda" else 0.0
-        share = min(1.0, gpus / self.config.federation.clients)
-        return ray.remote(_ClientProcess).options(num_cpus=1, num_gpus=share).remote(self.config, client, Path.cwd())
+    def _connected(self) -> Any:
+        """Ray's module, with a cluster behind it."""
+        if self._ray is None:
+            ray = _import_ray()
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+            if "RAY_ADDRESS" not in os.environ:
+                folder = tempfile.TemporaryDirectory(prefix="vla-cl-", dir="/tmp", ignore_cleanup_errors=True)
+                options["num_cpus"] = max(len(os.sched_getaffinity(0)), self.config.federation.clients)
+                options["include_dashboard"] = False
+                options["object_store_memory"] = _OBJECT_STORE_BYTES
+                options["_temp_dir"] = self._session.enter_context(folder)  # short: sockets have their paths in it
+            if not ray.is_initialized():
+                ray.init(**options)
+                self._session.callback(ray.shutdown)
+            self._ray = ray
+        return self._ray
 
-    def _connect(self, ray: Any) -> None:
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        if _ADDRESS in os.environ:
-            ray.init(log_to_driver=False, logging_level="error")
-            return
-        self._root = tempfile.mkdtemp(prefix="vla-cl-", dir="/tmp")  # paths of sockets must be short
-        cores = max(len(os.sched_getaffinity(0)), self.config.federation.clients)
-        ray.init(num_cpus=cores, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=self._root, **quiet)
+
+def _import_ray() -> Any:
+    """Ray's module, told to keep to itself: it reads its environment once, when it is imported."""
+    if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ:
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray would write one into the home folder
+    import ray
+
+    return ray
 
 
 class _ClientProcess:
-    """What an actor's process holds."""
+    """What an actor's process holds. The client is made at the first call, where its errors come back as they are."""
 
     def __init__(self, config: ExperimentConfig, index: int, folder: Path) -> None:
-        os.chdir(folder)  # relative paths mean what they mean to the server
         from vla_cl import progress
 
+        os.chdir(folder)  # relative paths mean what they mean to the server
         progress.bars = False
-        self.client = Client(config, index)
+        self.arguments = config, index
+        self.client: Client | None = None
 
     def call(self, method: str, *arguments: Any) -> Any:
+        if self.client is None:
+            self.client = Client(*self.arguments)
         return getattr(self.client, method)(*arguments)
