@@ -14,7 +14,8 @@ from vla_cl.registry import load_plugins
 def test_groups_and_keys_compose() -> None:
     (config,) = compose(["suite=mw5", "policy=lowdim", "strategy=replay", "strategy.fraction=0.1", "training.steps=7"])
     assert config.suite == "mw5" and config.policy.name == "lowdim" and config.training.steps == 7
-    assert config.strategy == {"name": "replay", "fraction": 0.1, "count": None, "by": "episode", "ratio": 0.5}
+    expected = {"name": "replay", "fraction": 0.1, "count": None, "by": "episode", "phases": 3, "keep": "task"}
+    assert config.strategy == {**expected, "capacity": 1000, "ratio": 0.5}
     assert config.strategy_options["fraction"] == 0.1
 
 
