@@ -264,7 +264,7 @@ def test_a_replay_memory_draws_features_after_a_restart(copied: Path, make_file:
 
 def json_copy(memory: ReplayMemory) -> dict[str, object]:
     return {
-        key: {"dataset": json.loads(json.dumps(entry["dataset"])), "indices": entry["indices"]}
+        key: {**entry, "dataset": json.loads(json.dumps(entry["dataset"]))}
         for key, entry in memory.state_dict().items()
     }
 

@@ -20,8 +20,8 @@ RANGES = {
 
 
 def make_policy(seed: int = 0, **changes: Any) -> Policy:
-    """A policy from pixels, or a privileged one for `backbone="lowdim"`, its normalisation frozen."""
-    privileged = changes.get("backbone") == "lowdim"
+    """A policy from pixels, or a privileged one for the `lowdim` backbones, its normalisation frozen."""
+    privileged = str(changes.get("backbone")).startswith("lowdim")
     config = PolicyConfig(**{"pixels": not privileged, "privileged": privileged, "execute": 4, **changes})
     features = PolicyFeatures(
         action_dim=4,

@@ -15,6 +15,7 @@ from vla_cl.seeding import torch_generator
 SMALL: dict[str, dict[str, object]] = {
     "compact": {"channels": 8, "width": 32, "layers": 1},
     "lowdim": {"width": 32},
+    "lowdim_transformer": {"width": 32, "layers": 1},
     "hf_vlm": {"architecture": "tiny_smolvlm", "layers": 1, "prompt_tokens": 16},
     "pretrained_compact": {"input_size": 64, "width": 32, "layers": 1},
     "resnet_film": {"channels": 8, "blocks": 1, "stages": 3, "width": 32},

@@ -16,7 +16,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy, PolicyFeatures, build_policy, check_policy
 from vla_cl.seeding import torch_generator
 
-PRESETS = tuple(name for name in policy_names() if name not in ("compact", "lowdim"))
+PRESETS = tuple(name for name in policy_names() if name not in ("compact", "lowdim", "lowdim_transformer"))
 FAMILIES = {"smolvla": "smolvlm", "pi0": "paligemma", "openvla": "paligemma", "openvla_oft": "paligemma"}
 """Presets whose weights come from the hub, and the family of the model that stands in for them."""
 
