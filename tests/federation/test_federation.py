@@ -40,8 +40,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[WindowDataset]:
 
 
 def configured(folder: Path, strategy: str = "sequential", **federation: Any) -> ExperimentConfig:
-    words = ["suite=mw5", "policy=lowdim_transformer", f"strategy={strategy}", "plugins=[vla_cl.strategies.disco]"]
-    (config,) = compose([*words, f"output={folder}"])
+    (config,) = compose(["suite=mw5", "policy=lowdim_transformer", f"strategy={strategy}", f"output={folder}"])
     return replace(config, name="run", training=OPTIONS, device="cpu", federation=FederationOptions(**federation))
 
 
