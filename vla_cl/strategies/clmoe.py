@@ -2,7 +2,8 @@
 
 Huai et al., "CL-MoE: Enhancing Multimodal Large Language Model with Dual Momentum Mixture-of-Experts for Continual
 Visual Question Answering", CVPR 2025 (arXiv 2503.00413). Published ports merge parameters whose names match none, or
-record a task's statistics for a part of its data; this follows the paper.
+record a task's statistics for a part of its data. After the paper's abstract and summaries of it: its full text was not
+at hand, and which one-sided experts swap roles in the merge is our reading.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class InfLora(LowRankStrategy):
     - the task trains B, with all adapters active, as when acting: `h = W x + sum_i alpha / rank B_i A_i x`;
     - after it: M grows until it holds a share eps of its inputs' energy, `eps = first + (last - first) t / tasks`.
 
-    Since A M = 0, inputs in M give what they gave before. Energy is that of the inputs, as in the paper; the published
+    Since A M = 0, inputs in M give what they gave before. Energy is the inputs', as we read it; the published
     code squares it, which occupies less. Ours: the head's layers are adapted, too, and M takes the inputs of a first
     task that trains the base weights. A task that comes again trains a new adapter, since its old one is not orthogonal
     to what came after.
