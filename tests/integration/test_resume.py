@@ -221,11 +221,11 @@ class Falling:
 
 @STRATEGIES.decorator("interrupted")
 class Interrupted(Strategy):
-    steps = 0
+    steps_seen = 0
 
     def after_step(self, parameters):
-        self.steps += 1
-        if self.steps == 5:
+        self.steps_seen += 1
+        if self.steps_seen == 5:
             Falling()
 """
 

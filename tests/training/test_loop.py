@@ -145,7 +145,7 @@ def test_verbs_are_called_in_order_and_masked_gradients_move_nothing(data: Windo
     before = weights(policy)
     fit(policy, data, strategy, replace(OPTIONS, steps=3, weight_decay=0.0), seed=0, stage=0)
     assert strategy.calls == ["begin_training"] + ["batch", "loss", "gradients", "after_step"] * 3
-    assert strategy.steps == 3
+    assert strategy.training_steps == 3
     assert same(before, weights(policy))
 
 

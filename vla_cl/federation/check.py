@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vla_cl.config import ExperimentConfig
 from vla_cl.errors import ConfigurationError
-from vla_cl.federation.ray_clients import check_ray
+from vla_cl.ray_session import check_ray
 from vla_cl.strategies import Strategy
 
 
@@ -41,4 +41,4 @@ def check_federation(config: ExperimentConfig, strategy: Strategy, tasks: int) -
             "alone; use federation.deal=same, or another strategy"
         )
     if options.backend == "ray":
-        check_ray()
+        check_ray("federation.backend=ray", "use federation.backend=process")

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import secrets
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from vla_cl.config import ExperimentConfig
-from vla_cl.errors import ConfigurationError, SimulationError, VlaClError
+from vla_cl.errors import SimulationError, VlaClError
 from vla_cl.federation.client import Client
+from vla_cl.ray_session import joined_cluster, local_cluster, told
 from vla_cl.training import resolve_device
-
-_ALONE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for staying on the loopback interface
-    "RAY_AUTH_MODE": "token",
-}
-_OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes; clients pass files, not objects
-
-
-def check_ray() -> None:
-    """See that Ray is installed, without importing it.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigurationError(
-            "federation.backend=ray needs Ray; install it with: pip install 'vla_cl[ray]', or use "
-            "federation.backend=process"
-        )
 
 
 class RayClients:
@@ -71,8 +49,8 @@ class RayClients:
             cause = error.cause if isinstance(error.cause, VlaClError) else error.as_instanceof_cause()
             raise cause from None
         except ray.exceptions.RayError as error:
-            told = " ".join(str(error).split()).split(". ", 1)[0]
-            raise SimulationError(f"a client of the federation died: {told}; run the same command again") from None
+            reason = told(error)
+            raise SimulationError(f"a client of the federation died: {reason}; run the same command again") from None
 
     def close(self) -> None:
         """End the clients, and the cluster if it is theirs."""
@@ -84,30 +62,15 @@ class RayClients:
     def _connected(self) -> Any:
         """Ray's module, with a cluster behind it."""
         if self._ray is None:
-            ray = _import_ray()
-            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-            if "RAY_ADDRESS" not in os.environ:
-                folder = tempfile.TemporaryDirectory(prefix="vla-cl-", dir="/tmp", ignore_cleanup_errors=True)
-                options["num_cpus"] = max(len(os.sched_getaffinity(0)), self.config.federation.clients)
-                options["include_dashboard"] = False
-                options["object_store_memory"] = _OBJECT_STORE_BYTES
-                options["_temp_dir"] = self._session.enter_context(folder)  # short: sockets have their paths in it
-            if not ray.is_initialized():
-                ray.init(**options)
-                self._session.callback(ray.shutdown)
-            self._ray = ray
+            known = sys.modules.get("ray")  # importing it here would be too early for a cluster of their own
+            if known is not None and known.is_initialized():
+                self._ray = known
+            elif "RAY_ADDRESS" in os.environ:
+                self._ray = self._session.enter_context(joined_cluster(None))
+            else:
+                cores = max(len(os.sched_getaffinity(0)), self.config.federation.clients)
+                self._ray = self._session.enter_context(local_cluster(cores))
         return self._ray
-
-
-def _import_ray() -> Any:
-    """Ray's module, told to keep to itself: it reads its environment once, when it is imported."""
-    if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ:
-        for name, value in _ALONE.items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray would write one into the home folder
-    import ray
-
-    return ray
 
 
 class _ClientProcess:

@@ -1,29 +1,26 @@
-"""Ray: one of our own on this machine that talks to nobody, or the user's cluster."""
+"""Where the runs of a grid are sent to."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vla_cl.config import ExperimentConfig
-from vla_cl.errors import ConfigurationError
+from vla_cl.errors import ConfigurationError, VlaClError
 from vla_cl.grid.worker import execute
+from vla_cl.ray_session import check_ray, joined_cluster, local_cluster, told
 
-_OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes; runs pass files, not objects
-_LONGEST_ROOT = 30  # characters: the path of a socket may have 107, most of them Ray's
+_RUNS_OF_A_PROCESS = 10
 
 
 class Cluster:
-    """Where runs are sent to.
+    """Ray, as far as a grid knows it.
 
     Args:
-        ray: The module.
+        ray: The module, connected.
         cores: Of this machine, where it is the cluster; None where Ray knows.
         gpus: Of a run, or None: one where the cluster has some and the run may use them.
     """
@@ -32,15 +29,25 @@ class Cluster:
         self._ray = ray
         self._cores = cores
         self._gpus = gpus
-        # A process ends with its run: nothing of one run can be seen by the next. Retries are ours, and are counted.
-        self._execute = ray.remote(max_calls=1, max_retries=0)(execute)
+        # Retries are ours, and are counted.
+        self._shared = ray.remote(max_calls=_RUNS_OF_A_PROCESS, max_retries=0)(execute)
+        self._alone = ray.remote(max_calls=1, max_retries=0)(execute)
 
-    def submit(self, config: ExperimentConfig, log: Path, level: int) -> Any:
-        """Send a run to wherever there is room, now or later. Returns what `wait` takes."""
+    def submit(self, config: ExperimentConfig, log: Path, level: int, attempt: int) -> Any:
+        """Send a run to wherever there is room, now or later. Returns what `wait` takes.
+
+        Runs on a CPU follow each other in a process, which need not import everything again. A run on a GPU, whose
+        memory is free again only when its process ends, and a second attempt have a process of their own.
+        """
         needed = max(config.threads, config.evaluation.processes or 1)
-        cores = needed if self._cores is None else min(needed, self._cores)
-        sent = self._execute.options(num_cpus=cores, num_gpus=self._gpus_of(config))
-        return sent.remote(config, log, Path.cwd(), level)
+        place: dict[str, Any] = {
+            "num_cpus": needed if self._cores is None else min(needed, self._cores),
+            "num_gpus": self._gpus_of(config),
+        }
+        if attempt > 1:  # processes of different environments are different processes
+            place["runtime_env"] = {"env_vars": {"VLA_CL_ATTEMPT": f"{config.folder.name} {attempt}"}}
+        sent = self._alone if attempt > 1 or place["num_gpus"] else self._shared
+        return sent.options(**place).remote(config, log, Path.cwd(), level)
 
     def wait(self, sent: Sequence[Any], seconds: float) -> list[Any]:
         """Those that ended, for whatever reason; returns at once when there are some."""
@@ -54,11 +61,16 @@ class Cluster:
 
         Raises:
             ProcessLookupError: Its process, or its machine, is gone.
+            VlaClError: Ray itself is gone.
         """
         try:
             return self._ray.get(sent)
+        except self._ray.exceptions.LocalRayletDiedError as error:
+            raise VlaClError(
+                f"Ray ended on this machine ({told(error)}); run the same command again to go on"
+            ) from None
         except self._ray.exceptions.RayError as error:
-            raise ProcessLookupError(_told(error)) from None
+            raise ProcessLookupError(told(error)) from None
 
     def cancel(self, sent: Sequence[Any]) -> None:
         """Kill the runs that have not ended."""
@@ -77,91 +89,21 @@ def connected(address: str | None, cores: int | None = None, gpus: float | None 
 
     Args:
         address: Of a running Ray cluster, "auto" or "HOST:PORT", whose machines share this one's files; None starts
-            one on this machine, bound to the loopback interface, without dashboard and usage reports, and ends it
-            with the block.
+            one on this machine (`vla_cl.ray_session.local_cluster`).
         cores: Of this machine to use; None is all that this process may use. Not for a running cluster.
         gpus: Of a run; a fraction lets runs share one. None is one where there are some, unless device=cpu.
 
     Raises:
         ConfigurationError: Ray is not installed, or there is no cluster at `address`.
+        VlaClError: Ray does not start.
     """
-    if address is not None and cores is not None:
-        raise ConfigurationError("--cores is of this machine; a cluster at --address knows its own")
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0", **({} if address else _ALONE), **_token(address)}):
-        ray = _import_ray()
-        with _joined(ray, address) if address else _started(ray, cores or len(os.sched_getaffinity(0))) as known:
-            yield Cluster(ray, known, gpus)
-
-
-_ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for staying on the loopback interface
-    "RAY_AUTH_MODE": "token",
-    "RAY_worker_niceness": "0",  # that of the command, as for every other command
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # for which Ray's own processes outlive a driver that is killed
-}
-
-
-def _token(address: str | None) -> dict[str, str]:
-    """What keeps other users of this machine out; Ray would write one into the home folder."""
-    return {} if address else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-@contextmanager
-def _joined(ray: Any, address: str) -> Iterator[None]:
-    """A running cluster, whose cores Ray knows."""
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(f"no Ray cluster answers at {address}: {_told(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _started(ray: Any, cores: int) -> Iterator[int]:
-    """A cluster on this machine, of so many cores."""
-    root = tempfile.mkdtemp(prefix="vla-cl-", dir="/tmp" if len(tempfile.gettempdir()) > _LONGEST_ROOT else None)
-    try:
-        ray.init(
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=root,
-        )
-        yield cores
-    finally:
-        ray.shutdown()
-        shutil.rmtree(root, ignore_errors=True)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the block lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ConfigurationError("vla-cl grid needs Ray; install it with: pip install 'vla_cl[ray]'") from None
-    return ray
-
-
-def _told(error: BaseException) -> str:
-    """The first sentence of Ray's long explanations."""
-    line = " ".join(str(error).split())
-    return line.split(". ", 1)[0] or type(error).__name__
+    check_ray("vla-cl grid", "use vla-cl run --jobs")
+    if address is not None:
+        if cores is not None:
+            raise ConfigurationError("--cores is of this machine; a cluster at --address knows its own")
+        with joined_cluster(address) as ray:
+            yield Cluster(ray, None, gpus)
+        return
+    cores = cores or len(os.sched_getaffinity(0))
+    with local_cluster(cores) as ray:
+        yield Cluster(ray, cores, gpus)

@@ -97,7 +97,7 @@ class _Schedule:
         for run in due:
             run.attempts += 1
             self.read[run.name] = run.log.stat().st_size if run.log.exists() else 0
-            self.sent[self.cluster.submit(run.config, run.log, self.level)] = run
+            self.sent[self.cluster.submit(run.config, run.log, self.level, run.attempts)] = run
         if not self.sent:
             time.sleep(_LOOK_SECONDS if self.later else 0.0)
             return bool(self.later)

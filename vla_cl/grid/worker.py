@@ -1,7 +1,8 @@
-"""What a Ray worker does: one run, in a process of its own, whose every word goes to the run's log."""
+"""What a Ray worker does: one run after another, whose every word goes to the run's own log."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -60,6 +61,7 @@ def execute(config: ExperimentConfig, log: Path, folder: Path, level: int) -> tu
     return Outcome.DONE, ""
 
 
+@functools.cache
 def _end_with_parent() -> None:
     """When what started this process is killed, the run must not go on with nobody to tell."""
     parent = os.getppid()

@@ -96,7 +96,7 @@ class Strategy:
         self.options = options
         self.seed = seed
         self.stage = -1
-        self.steps = 0
+        self.training_steps = 0
 
     def bind(self, policy: Policy) -> None:
         """Know the policy: called by `begin_task`, and with a restored policy after `load_state_dict`."""
@@ -147,7 +147,7 @@ class Strategy:
 
     def begin_training(self, steps: int) -> None:
         """Before the first of a task's optimiser steps, or before those that are left of it: how many it has in all."""
-        self.steps = steps
+        self.training_steps = steps
 
     def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
         """What is in force during the forward and backward pass on a batch, or on a part of one

@@ -152,7 +152,7 @@ class PackNet(Strategy):
         for name, trainable in self.trainable.items():  # weight decay and momentum have moved what had no gradient
             parameters[name].copy_(torch.where(trainable, parameters[name], self.held[name]))
         self.done += 1
-        if self.done == max(1, round(self.options.prune_at * self.steps)):
+        if self.done == max(1, round(self.options.prune_at * self.training_steps)):
             self._prune()
 
     def _prune(self) -> None:

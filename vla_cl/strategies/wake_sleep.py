@@ -91,7 +91,7 @@ class WakeSleep(Rehearsal):
         self.step = 0
 
     def batch(self, batch: Batch) -> Batch:
-        night = is_asleep(self.step, self.steps, self.options.days, self.options.sleep)
+        night = is_asleep(self.step, self.training_steps, self.options.days, self.options.sleep)
         self.step += 1
         if not night or not len(self.memory):
             return batch
