@@ -22,7 +22,6 @@ from vla_cl.data import (
     demonstrations_for,
     given_demonstrations,
     needed_cameras,
-    open_demonstrations,
 )
 from vla_cl.envs import EnvironmentPool
 from vla_cl.envs.assets import use_asset_roots
@@ -45,7 +44,7 @@ from vla_cl.strategies import (
     strategy_names,
     trained_parameters,
 )
-from vla_cl.tasks import Task, TaskSuite, common_dimensions, get_suite
+from vla_cl.tasks import Task, TaskSuite, common_dimensions, dimensions_of, get_suite
 from vla_cl.tensorboard import TensorBoardLog
 from vla_cl.training import (
     BlurredStream,
@@ -54,6 +53,7 @@ from vla_cl.training import (
     caches_features,
     dealt_windows,
     fit,
+    free_memory,
     limit_threads,
     resolve_device,
     with_cached_features,
@@ -114,19 +114,24 @@ class TaskSequence:
     def learn(self) -> None:
         """Learn the tasks one after another, and measure all of them after each."""
         run, config = self.run, self.config
-        self.policy: Policy = self.fresh_policy()
         self.strategy: Strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
         stages = config.federation.stages(len(self.sequence))  # one task each, unless clients learn some at once
         learned = max((stage + 1 for stage in range(len(self.sequence)) if run.is_trained(stage)), default=0)
         check_boundaries(config, self.strategy)
         check_federation(config, self.strategy, len(self.sequence))
+        self.policy: Policy = self.fresh_policy()
+        check_needs(config, self.strategy, self.policy)
+        declared, first = self.suite.ranges, self.sequence[0]
+        self.policy.set_statistics(
+            Statistics.from_ranges(declared) if declared else compute_statistics(self.demonstrations(first))
+        )
         self.federation = Federation(config, run)
         if learned:
             self.policy = run.restore(learned - 1, self.policy, self.strategy)
             self.strategy.bind(self.policy)
             self.federation.states = run.client_states(learned - 1)
         else:
-            self.policy.prepare(self.demonstrations(self.sequence[0]), config.seed)
+            self.policy.prepare(self.demonstrations(first), config.seed)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
         if replays and caches_features(self.policy, config.training):
             for places in stages:  # what it replays from may have gone since
@@ -309,22 +314,18 @@ class TaskSequence:
         )
 
     def fresh_policy(self) -> Policy:
-        """An untrained policy, its normalisation frozen: declared by the suite, else taken from the first task."""
-        config = self.config
-        first = self.demonstrations(self.sequence[0])
-        with open_demonstrations(first.path) as file:
-            environment_state_dim = self.dimensions.get("environment_state", file.environment_state_dim)
-            features = PolicyFeatures(
-                action_dim=self.dimensions.get("actions", file.action_dim),
-                agent_pos_dim=self.dimensions.get("agent_pos", file.agent_pos_dim),
-                cameras=first.cameras if config.policy.pixels else (),
-                image_size=config.policy.image_size,
-                history=config.policy.history,
-                environment_state_dim=environment_state_dim if config.policy.privileged else 0,
-            )
+        """An untrained policy for what the environments show and take; its normalisation is set later."""
+        config, first = self.config, self.sequence[0]
+        sizes = self.dimensions or dimensions_of(first, config.observation)
+        features = PolicyFeatures(
+            action_dim=sizes["actions"],
+            agent_pos_dim=sizes["agent_pos"],
+            cameras=needed_cameras(first, config.observation) if config.policy.pixels else (),
+            image_size=config.policy.image_size,
+            history=config.policy.history,
+            environment_state_dim=sizes["environment_state"] if config.policy.privileged else 0,
+        )
         policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
-        declared = self.suite.ranges
-        policy.set_statistics(Statistics.from_ranges(declared) if declared else compute_statistics(first))
         return policy.to(resolve_device(config.device)).eval()
 
 
@@ -336,9 +337,47 @@ def check_boundaries(config: ExperimentConfig, strategy: Strategy) -> None:
     """
     if config.boundaries == "unknown" and not strategy.task_free:
         able = ", ".join(name for name in STRATEGIES if STRATEGIES[name].task_free)
+        optional = {name: STRATEGIES[name].task_free_with for name in STRATEGIES if STRATEGIES[name].task_free_with}
+        able += "".join(f", {name} with strategy.{option}" for name, option in optional.items())
         raise ConfigurationError(
             f"strategy {config.strategy['name']!r} must be told where tasks begin and end, and boundaries=unknown says "
             f"nothing of that; use boundaries=known, or one of: {able}"
+        )
+
+
+def check_needs(config: ExperimentConfig, strategy: Strategy, policy: Policy) -> None:
+    """Hold a strategy's needs against the protocol, the policy and the machine.
+
+    Raises:
+        ConfigurationError: One is not met.
+    """
+    check_protocol(config, strategy)
+    strategy.check(policy)
+    if not strategy.needs.teacher:
+        return
+    device = next(policy.parameters()).device
+    trained = sum(each.numel() * each.element_size() for each in policy.parameters() if each.requires_grad)
+    teacher = sum(each.numel() * each.element_size() for each in policy.parameters())
+    wanted = teacher + 3 * trained  # gradients, and the optimiser's two moments
+    free = free_memory(device)
+    if wanted > free:
+        raise ConfigurationError(
+            f"strategy {config.strategy['name']!r} keeps a copy of the policy as its teacher, and with gradients and "
+            f"the optimiser's moments that takes {wanted / 1e9:.1f} GB more, of which {free / 1e9:.1f} GB are free on "
+            f"{device}; use a smaller policy, or a strategy without a teacher (vla-cl strategies)"
+        )
+
+
+def check_protocol(config: ExperimentConfig, strategy: Strategy) -> None:
+    """Hold a strategy to what a protocol lets it know.
+
+    Raises:
+        ConfigurationError: It must be told at test which task it faces, and the protocol says nothing of that.
+    """
+    if strategy.needs.task_id_at_test and not config.evaluation.task_identity:
+        raise ConfigurationError(
+            f"strategy {config.strategy['name']!r} must be told at test which task it faces, and "
+            "evaluation.task_identity=false withholds that; use a strategy that finds out by itself (vla-cl strategies)"
         )
 
 

@@ -34,6 +34,7 @@ def test_one_that_needs_boundaries_is_refused_before_anything_is_done(vla_cl: Vl
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "strategy 'ewc' must be told where tasks begin and end" in refused.stderr and "sequential" in refused.stderr
+    assert "replay with strategy.keep=reservoir" in refused.stderr
     assert not list(tmp_path.glob("*ewc*"))
     for key, value in (("boundaries", "fuzzy"), ("blur", "0.7")):
         refused = vla_cl("run", *SEQUENCE, f"{key}={value}", f"output={tmp_path}")

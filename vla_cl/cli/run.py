@@ -91,7 +91,7 @@ def check(config: ExperimentConfig) -> None:
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
-    from vla_cl.experiment import check_boundaries
+    from vla_cl.experiment import check_boundaries, check_protocol
     from vla_cl.federation import check_federation
     from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
@@ -109,6 +109,7 @@ def check(config: ExperimentConfig) -> None:
     resolve_device(config.device)
     strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
     check_boundaries(config, strategy)
+    check_protocol(config, strategy)
     check_federation(config, strategy, len(sequence))
     check_policy(config.policy)
 

@@ -27,6 +27,7 @@ class EvaluationOptions:
             slots, and rows do not depend on how many processes serve them.
         zero_shot: Evaluate all tasks before any training.
         upper_triangle: Evaluate tasks that were not learned yet at every stage, too.
+        task_identity: Whether strategies that ask for it are told which task they face; without, they are refused.
         videos: Episodes of each task that are filmed, the first ones.
         processes: Simulator processes; None is one for each core.
 
@@ -42,6 +43,7 @@ class EvaluationOptions:
     slots: int = 10
     zero_shot: bool = True
     upper_triangle: bool = False
+    task_identity: bool = True
     videos: int = 1
     processes: int | None = None
 

@@ -63,7 +63,7 @@ class Strategy:
     (`training_pass`, `acting_pass`), a last word about actions (`decide`), what a server makes of several clients'
     learning (`aggregate`).
 
-    In a run the order is: `bind`; for each task `begin_task` and `begin_training`, then for each step `batch`,
+    In a run the order is: `check`, `bind`; for each task `begin_task` and `begin_training`, then for each step `batch`,
     `training_pass` around the forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`.
     A run that was killed between tasks calls `load_state_dict` with the state after the last `end_task`, then `bind`;
     one that was killed inside a task goes on with `begin_task`, `begin_training` and then `load_state_dict` with the
@@ -74,11 +74,12 @@ class Strategy:
         needs: What it requires.
         task_free: Whether it also works where it is told of no boundary: `begin_task` comes once, before the first
             step, `end_task` never, and all it learns from are batches (`Batch.origin` tells which windows they are).
+        task_free_with: The option with which it does, where it does not by default: "keep=reservoir".
         extra_passes: Forward passes of a step beyond the one that every strategy makes, in whole batches; the report
             prints it. A property where it depends on the stage or the options.
         acting_passes: The same for one query when acting.
         stage: Index of the present task; -1 before the first.
-        steps: Optimiser steps of the present task's training; 0 before the first.
+        training_steps: Optimiser steps of the present task's training; 0 before the first.
         policy: The policy that it was bound to.
     """
 
@@ -88,6 +89,7 @@ class Strategy:
 
     needs: ClassVar[Needs] = Needs()
     task_free: ClassVar[bool] = False
+    task_free_with: ClassVar[str] = ""
     extra_passes: float = 0.0
     acting_passes: float = 0.0
     policy: Policy
@@ -97,6 +99,13 @@ class Strategy:
         self.seed = seed
         self.stage = -1
         self.training_steps = 0
+
+    def check(self, policy: Policy) -> None:
+        """Before anything is collected: refuse a policy that this cannot work with. The policy is fresh, and stays so.
+
+        Raises:
+            ConfigurationError: It lacks what the strategy needs; the message says what would do.
+        """
 
     def bind(self, policy: Policy) -> None:
         """Know the policy: called by `begin_task`, and with a restored policy after `load_state_dict`."""

@@ -29,6 +29,7 @@ from vla_cl.strategies.expandable import (
     LayerCall,
     added_to,
     feed_forward_layers,
+    feed_forward_names,
 )
 from vla_cl.strategies.features import CHUNK
 from vla_cl.strategies.own_modules import seeded_module
@@ -111,6 +112,9 @@ class CLARE(Strategy):
         self.layers: dict[str, ExpandableLayer] = {}
         self.present: dict[str, int] = {}
         self.novel: list[str] = []
+
+    def check(self, policy: Policy) -> None:
+        feed_forward_names(policy, self.options.layers, self.options.head)
 
     def bind(self, policy: Policy) -> None:
         super().bind(policy)

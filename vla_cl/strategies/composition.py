@@ -39,6 +39,10 @@ class Composition(Strategy):
         self.needs = combined_needs(list(self.parts))  # type: ignore[misc]
         self.task_free = all(part.task_free for part in self.parts.values())  # type: ignore[misc]
 
+    def check(self, policy: Policy) -> None:
+        for part in self.parts.values():
+            part.check(policy)
+
     def bind(self, policy: Policy) -> None:
         super().bind(policy)
         for part in self.parts.values():

@@ -166,8 +166,7 @@ def feed_forward_layers(policy: Policy, pattern: str, head: bool, batch: Batch) 
 
         return hook
 
-    names = [name for name, module in policy.named_modules() if _meant(policy, name, module, pattern, head)]
-    names = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]  # the innermost
+    names = feed_forward_names(policy, pattern, head)
     handles = [policy.get_submodule(name).register_forward_hook(look(name)) for name in names]
     try:
         policy.loss(batch, torch_generator(0))
@@ -175,10 +174,23 @@ def feed_forward_layers(policy: Policy, pattern: str, head: bool, batch: Batch) 
         for handle in handles:
             handle.remove()
     if not found:
-        raise ConfigurationError(
-            f"strategy.layers={pattern!r} names no feed-forward layer of backbone {policy.config.backbone!r}"
-        )
+        raise _no_layer(policy, pattern)
     return found
+
+
+def feed_forward_names(policy: Policy, pattern: str, head: bool) -> list[str]:
+    """Names of the modules that `feed_forward_layers` looks at; its arguments, and its error where there are none."""
+    names = [name for name, module in policy.named_modules() if _meant(policy, name, module, pattern, head)]
+    names = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]  # the innermost
+    if not names:
+        raise _no_layer(policy, pattern)
+    return names
+
+
+def _no_layer(policy: Policy, pattern: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"strategy.layers={pattern!r} names no feed-forward layer of backbone {policy.config.backbone!r}"
+    )
 
 
 def _meant(policy: Policy, name: str, module: nn.Module, pattern: str, head: bool) -> bool:

@@ -70,6 +70,9 @@ class LowRankStrategy(Strategy):
         options = self.options
         return AdapterOptions(options.rank, options.alpha, options.targets, options.head)
 
+    def check(self, policy: Policy) -> None:
+        self.adapted_layers(policy)
+
     def adapted_layers(self, policy: Policy) -> tuple[str, ...]:
         """Names, inside the policy, of the layers that the adapters adapt, whether there are any yet or not."""
         return resolve_targets(policy, self.adapter_options)

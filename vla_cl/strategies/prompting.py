@@ -160,6 +160,9 @@ class PromptStrategy(Strategy):
         """
         raise NotImplementedError
 
+    def check(self, policy: Policy) -> None:
+        prefix_layers(policy, getattr(self.options, "tuning", "prompt"))
+
     # --- parameters ----------------------------------------------------------------------------------------
 
     @property

@@ -50,6 +50,8 @@ class Rehearsal(Strategy):
         keep: str = "task"
         capacity: int = 1000
 
+    task_free_with: ClassVar[str] = "keep=reservoir"
+
     def __init__(self, options: Any, seed: int) -> None:
         super().__init__(options, seed)
         if not 0.0 <= options.fraction <= 1.0:

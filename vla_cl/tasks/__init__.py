@@ -6,7 +6,7 @@ from vla_cl.tasks import libero_declaration as _libero_declaration  # noqa: F401
 from vla_cl.tasks import meta_world_suites as _meta_world_suites  # noqa: F401  registers the built-in suites
 from vla_cl.tasks.contact_sheet import contact_sheet
 from vla_cl.tasks.declaration import READERS, load_declarations
-from vla_cl.tasks.dimensions import Dimensions, common_dimensions
+from vla_cl.tasks.dimensions import Dimensions, common_dimensions, dimensions_of
 from vla_cl.tasks.expert import EXPERTS, Expert, make_expert
 from vla_cl.tasks.gymnasium_ids import gymnasium_id, make, register_gymnasium_ids
 from vla_cl.tasks.register import add_task, register_task
@@ -25,6 +25,7 @@ __all__ = [
     "add_task",
     "available_suites",
     "common_dimensions",
+    "dimensions_of",
     "contact_sheet",
     "find_task",
     "get_suite",

@@ -37,21 +37,30 @@ def common_dimensions(tasks: Sequence[Task], observation: ObservationOptions) ->
     _check_default_cameras(unique, observation)
     widest: Dimensions = {}
     for task in looked_at:
-        options = ObservationOptions(observation.cameras, observation.image_size, privileged=True)
-        try:
-            env = task.environment(options)
-        except UnknownNameError as error:
-            raise ConfigurationError(
-                f"task {task.name!r}: {error}; a sequence needs cameras that all tasks have"
-            ) from error
-        with closing(env):
-            sizes = {
-                "actions": env.action_space.shape or (0,),
-                "agent_pos": env.agent_pos().shape,
-                "environment_state": env.environment_state().shape,
-            }
-        widest = {name: max(size[0], widest.get(name, 0)) for name, size in sizes.items()}
+        widest = {name: max(size, widest.get(name, 0)) for name, size in dimensions_of(task, observation).items()}
     return widest
+
+
+def dimensions_of(task: Task, observation: ObservationOptions) -> Dimensions:
+    """A task's own sizes, as its environment has them.
+
+    Raises:
+        ConfigurationError: It does not have a camera.
+    """
+    options = ObservationOptions(observation.cameras, observation.image_size, privileged=True)
+    try:
+        env = task.environment(options)
+    except UnknownNameError as error:
+        raise ConfigurationError(
+            f"task {task.name!r}: {error}; a sequence needs cameras that all tasks have"
+        ) from error
+    with closing(env):
+        sizes = {
+            "actions": env.action_space.shape or (0,),
+            "agent_pos": env.agent_pos().shape,
+            "environment_state": env.environment_state().shape,
+        }
+    return {name: size[0] for name, size in sizes.items()}
 
 
 def _check_default_cameras(tasks: Sequence[Task], observation: ObservationOptions) -> None:

@@ -7,7 +7,7 @@ from vla_cl.training.caching import caches_features, with_cached_features
 from vla_cl.training.checkpoint import IntervalCheckpoints
 from vla_cl.training.federated import FederationOptions, dealt_windows
 from vla_cl.training.loop import TrainingRow, fit
-from vla_cl.training.options import TrainingOptions, learning_rate_at, limit_threads, resolve_device
+from vla_cl.training.options import TrainingOptions, free_memory, learning_rate_at, limit_threads, resolve_device
 from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
 from vla_cl.training.stream import BlurredStream, TaskStream
 
@@ -23,6 +23,7 @@ __all__ = [
     "caches_features",
     "dealt_windows",
     "fit",
+    "free_memory",
     "learning_rate_at",
     "limit_threads",
     "load_tree",

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from vla_cl.errors import ConfigurationError
@@ -110,6 +111,13 @@ def limit_threads(threads: int) -> None:
     if threads < 1:
         raise ConfigurationError(f"threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def resolve_device(device: str) -> torch.device:
