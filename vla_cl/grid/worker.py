@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vla_cl.config import ExperimentConfig
@@ -34,7 +36,11 @@ def execute(config: ExperimentConfig, log: Path, folder: Path, level: int) -> tu
     """
     _end_with_parent()
     os.chdir(folder)
-    _write_output_to(log)
+    with _output_to(log):
+        return _run(config, level)
+
+
+def _run(config: ExperimentConfig, level: int) -> tuple[Outcome, str]:
     print(f"started on {socket.gethostname()}, process {os.getpid()}", file=sys.stderr)  # noqa: T201  it is the log
     from vla_cl import progress
     from vla_cl.experiment import run_experiment
@@ -55,9 +61,6 @@ def execute(config: ExperimentConfig, log: Path, folder: Path, level: int) -> tu
     except Exception as error:  # noqa: BLE001  whatever it is, the other runs go on
         traceback.print_exc()
         return Outcome.BROKEN, f"{type(error).__name__}: {' '.join(str(error).split())}"
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
     return Outcome.DONE, ""
 
 
@@ -74,13 +77,25 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_output_to(log: Path) -> None:
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
     """Let everything that this process and its children write, crashes of C libraries included, go to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    usual = sys.stdout, sys.stderr
+    for stream in usual:
+        stream.flush()
+    before = os.dup(1), os.dup(2)
     with open(log, "ab") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115  Ray's own streams add marks to lines
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = usual
+        for descriptor, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
