@@ -1,12 +1,12 @@
 # `make quickstart` and `make test` do all the set-up themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format docs benchmark wheel clean
+.PHONY: help setup quickstart test lint format docs test-matrix benchmark wheel clean
 
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: ## Install everything into .venv (returns at once when done before)
 	@scripts/setup.sh
@@ -31,6 +31,9 @@ docs: setup ## Build the site into site/
 test: export OMP_NUM_THREADS ?= 1
 test: lint docs ## Everything that must hold: lint, docs, tests
 	.venv/bin/python -m pytest $(PYTEST_OPTIONS)
+
+test-matrix: setup ## Every strategy with every head on every backbone (an hour)
+	.venv/bin/python -m pytest $(PYTEST_OPTIONS) --dist load -m matrix tests/strategies/test_matrix.py
 
 benchmark: setup ## Rollout speed, side by side with stock Meta-World
 	.venv/bin/python benchmarks/rollout.py

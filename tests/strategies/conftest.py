@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from vla_cl.data import Episode, Header, Statistics, WindowDataset, write_demonstrations
+from vla_cl.data.schema import image_key
 from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures, build_policy
 from vla_cl.tasks import Task, find_task
 
@@ -16,7 +18,14 @@ ACTION_DIM, STATE_DIM, CHUNK = 4, 39, 4
 
 
 def make_dataset(
-    folder: Path, name: str, *, episodes: int = 6, seed: int = 0, states: tuple[float, float] = (0.0, 1.0)
+    folder: Path,
+    name: str,
+    *,
+    episodes: int = 6,
+    seed: int = 0,
+    states: tuple[float, float] = (0.0, 1.0),
+    cameras: Sequence[str] = (),
+    chunk: int = CHUNK,
 ) -> WindowDataset:
     """Episodes of 10 to 20 random steps, written and opened as any demonstration file is; `states` are bounds."""
     generator = np.random.default_rng(seed)
@@ -24,6 +33,9 @@ def make_dataset(
     def episode(attempt: int) -> Episode:
         steps = int(generator.integers(10, 21))
         actions = generator.uniform(-1, 1, (steps, ACTION_DIM)).astype(np.float32)
+        pixels = {
+            image_key(camera): generator.integers(0, 256, (steps + 1, 64, 64, 3), dtype=np.uint8) for camera in cameras
+        }
         return Episode(
             seed=attempt,
             attempt=attempt,
@@ -34,6 +46,7 @@ def make_dataset(
             observations={
                 "agent_pos": generator.uniform(size=(steps + 1, ACTION_DIM)).astype(np.float32),
                 "environment_state": generator.uniform(*states, (steps + 1, STATE_DIM)).astype(np.float32),
+                **pixels,
             },
         )
 
@@ -43,12 +56,12 @@ def make_dataset(
         expert="random",
         env_name="none",
         environment={"backend": "meta_world", "arguments": {}, "horizon": 20},
-        observation={"cameras": [], "image_size": 64, "privileged": True},
+        observation={"cameras": list(cameras), "image_size": 64, "privileged": True},
         rendering={},
     )
     path = folder / f"{name}.hdf5"
     write_demonstrations(path, header, [episode(attempt) for attempt in range(episodes)])
-    return WindowDataset(path, CHUNK, privileged=True)
+    return WindowDataset(path, chunk, privileged=True)
 
 
 def make_policy(
@@ -88,6 +101,14 @@ def make_policy(
 @pytest.fixture
 def datasets(tmp_path: Path) -> list[WindowDataset]:
     return [make_dataset(tmp_path, f"task-{index}", seed=index) for index in range(3)]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[WindowDataset]:
+    """Of the tasks of `tests.strategies.sequences`, in order."""
+    folder = tmp_path_factory.mktemp("data")
+    names = ("window-close", "faucet-close", "push")
+    return [make_dataset(folder, name, episodes=4, seed=index) for index, name in enumerate(names)]
 
 
 @pytest.fixture

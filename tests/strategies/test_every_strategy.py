@@ -2,89 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from tests.strategies.conftest import ACTION_DIM, STATE_DIM, make_dataset, make_policy
-from vla_cl.data import ObservationBatch, WindowDataset
-from vla_cl.evaluation import PolicyController
+from tests.strategies.conftest import make_policy
+from tests.strategies.sequences import OPTIONS, SEED, acted, learn, load, save
+from vla_cl.data import WindowDataset
 from vla_cl.policies import Policy
-from vla_cl.strategies import STRATEGIES, Strategy, build_strategy
-from vla_cl.tasks import Task, find_task
-from vla_cl.training import IntervalCheckpoints, TrainingOptions, fit, load_tree, save_tree
+from vla_cl.strategies import STRATEGIES, build_strategy
+from vla_cl.tasks import Task
+from vla_cl.training import IntervalCheckpoints, fit
 
-OPTIONS = TrainingOptions(
-    steps=6, batch_size=8, warmup_steps=2, checkpoint_every=2, log_every=6, learning_rate=3e-3, ema=0.5
-)
 SIZES = {"width": 32, "layers": 2, "heads": 2}
-NAMES = ("window-close", "faucet-close", "push")
-SEED = 0
 EVERY = list(STRATEGIES)
-
-Actions = NDArray[np.float32]
 
 
 class Killed(Exception):
     """Stands for a kill: nothing after it runs."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> list[WindowDataset]:
-    folder = tmp_path_factory.mktemp("data")
-    return [make_dataset(folder, name, episodes=4, seed=index) for index, name in enumerate(NAMES)]
-
-
-@pytest.fixture(scope="module")
-def tasks() -> list[Task]:
-    return [find_task(name) for name in NAMES]
-
-
-def learn(
-    policy: Policy,
-    strategy: Strategy,
-    stage: int,
-    task: Task,
-    data: WindowDataset,
-    checkpoints: IntervalCheckpoints | None = None,
-    on_step: Callable[[int], None] | None = None,
-) -> None:
-    """One stage, as `vla_cl.experiment` goes through it."""
-    strategy.begin_task(task, policy, data)
-    fit(policy, data, strategy, OPTIONS, seed=SEED, stage=stage, checkpoints=checkpoints, on_step=on_step)
-    strategy.end_task(task, policy, data)
-
-
-def save(policy: Policy, strategy: Strategy, folder: Path) -> None:
-    policy.save_pretrained(folder)
-    save_tree(strategy.state_dict(), folder, "strategy")
-
-
-def load(name: str, folder: Path) -> tuple[Policy, Strategy]:
-    policy, strategy = Policy.from_pretrained(folder).eval(), build_strategy(name, {}, SEED)
-    strategy.load_state_dict(load_tree(folder, "strategy"))
-    strategy.bind(policy)
-    return policy, strategy
-
-
-def acted(policy: Policy, strategy: Strategy) -> Actions:
-    """Actions on four observations of three tasks."""
-    generator = np.random.default_rng(7)
-    seen = [NAMES[0], NAMES[1], NAMES[2], NAMES[1]]
-    observation = ObservationBatch(
-        instruction=tuple(find_task(name).instruction for name in seen),
-        agent_pos=torch.from_numpy(generator.uniform(size=(4, ACTION_DIM)).astype(np.float32)),
-        pixels={},
-        environment_state=torch.from_numpy(generator.uniform(size=(4, STATE_DIM)).astype(np.float32)),
-        episode=tuple(f"episode {row}" for row in range(4)),
-        task=tuple(seen) if strategy.needs.task_id_at_test else None,
-    )
-    return PolicyController(policy, strategy).act(observation, [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -181,3 +181,14 @@ def test_unusable_options_are_named(options: dict[str, Any]) -> None:
     (key, value), *_ = options.items()
     with pytest.raises(ConfigurationError, match=f"strategy.{key} .*got {value}"):
         build(**options)
+
+
+def test_the_weight_of_a_convolution_may_lie_channels_last() -> None:
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    plain, owner = weight.clone(), torch.zeros(4, 3, 3, 3, dtype=torch.int16)
+    last = weight.clone().to(memory_format=torch.channels_last)
+    owner_of_last = torch.zeros_like(last, dtype=torch.int16)
+    prune(plain, owner, 1, 0.5)
+    prune(last, owner_of_last, 1, 0.5)
+    assert torch.equal(plain, last) and torch.equal(owner, owner_of_last)
+    assert int((owner == 1).sum()) == 54

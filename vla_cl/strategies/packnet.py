@@ -47,7 +47,9 @@ def prune(weight: Tensor, owner: Tensor, label: int, keep: float) -> None:
     free = owner == FREE
     count = round(keep * int(free.sum()))
     kept = weight.abs().masked_fill(~free, -1.0).flatten().topk(count).indices
-    owner.view(-1)[kept] = label
+    owners = owner.flatten().clone()  # of a convolution the weight may lie channels last
+    owners[kept] = label
+    owner.copy_(owners.reshape(owner.shape))
     weight.masked_fill_(owner == FREE, 0.0)
 
 
