@@ -105,7 +105,7 @@ def datasets(tmp_path: Path) -> list[WindowDataset]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[WindowDataset]:
-    """Of the tasks of `tests.strategies.sequences`, in order."""
+    """Of the tasks of `tests.strategies.short_sequences`, in order."""
     folder = tmp_path_factory.mktemp("data")
     names = ("window-close", "faucet-close", "push")
     return [make_dataset(folder, name, episodes=4, seed=index) for index, name in enumerate(names)]

@@ -153,3 +153,21 @@ def test_a_killed_run_ends_with_the_same_weights(
 def test_unusable_options_are_named() -> None:
     with pytest.raises(ConfigurationError, match=r"strategy.reference must be more than 0, got 0"):
         build(reference=0)
+
+
+def test_the_reference_gradient_is_taken_in_the_precision_of_training(
+    policy: Policy, tasks: list[Task], datasets: list[WindowDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = build()
+    learn(policy, strategy, tasks[:1], datasets[:1])
+    seen = []
+    usual = type(policy).loss
+
+    def loss(self: Policy, *arguments: Any) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return usual(self, *arguments)
+
+    monkeypatch.setattr(type(policy), "loss", loss)
+    strategy.begin_training(1, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    strategy.batch(datasets[0].batch([0, 1]))
+    assert strategy.memory_loss().isfinite() and seen == [True]

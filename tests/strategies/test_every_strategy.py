@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.strategies.conftest import make_policy
-from tests.strategies.sequences import OPTIONS, SEED, acted, learn, load, save
+from tests.strategies.short_sequences import OPTIONS, SEED, acted, learn, load, save
 from vla_cl.data import WindowDataset
 from vla_cl.policies import Policy
 from vla_cl.strategies import STRATEGIES, build_strategy

@@ -11,7 +11,7 @@ import pytest
 from tests.policies.conftest import CAMERAS, make_policy
 from tests.policies.test_combinations import SMALL
 from tests.strategies.conftest import make_dataset
-from tests.strategies.sequences import NAMES, OPTIONS, SEED, acted, learn, load, save
+from tests.strategies.short_sequences import NAMES, OPTIONS, SEED, acted, learn, load, save
 from vla_cl.data import WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import BACKBONES, HEADS, Policy

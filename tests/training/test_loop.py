@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vla_cl.data import Batch, WindowDataset
 from vla_cl.errors import DataFileError, SimulationError
 from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.strategies import Strategy, build_strategy
+from vla_cl.strategies.base import Precision
 from vla_cl.tasks import find_task
 from vla_cl.training import IntervalCheckpoints, TrainingOptions, TrainingRow, fit
 
@@ -117,8 +119,8 @@ class Recorder(Strategy):
         self.calls: list[str] = []
         self.frozen = torch.zeros(())
 
-    def begin_training(self, steps: int) -> None:
-        super().begin_training(steps)
+    def begin_training(self, steps: int, precision: Precision = nullcontext) -> None:
+        super().begin_training(steps, precision)
         self.calls.append("begin_training")
 
     def batch(self, batch: Batch) -> Batch:

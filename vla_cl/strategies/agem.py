@@ -87,7 +87,7 @@ class AGEM(Rehearsal):
         n = max(1, round(self.options.reference * self.rows))
         batch = self.memory.sample(n, numpy_generator(self.seed, "agem", self.draws))
         batch = batch.to(next(self.policy.parameters()).device)
-        with self.training_pass(batch):
+        with self.training_pass(batch), self.precision():
             return self.policy.loss(batch, torch_generator(self.seed, "agem noise", self.draws)).mean()
 
     def state_dict(self) -> dict[str, Any]:

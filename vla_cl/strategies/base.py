@@ -6,7 +6,7 @@ that a strategy leaves alone does nothing, so the base class, used as it is, is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,6 +48,10 @@ class Needs:
             lora=self.lora or other.lora,
             prompts=self.prompts or other.prompts,
         )
+
+
+Precision = Callable[[], AbstractContextManager[Any]]
+"""Makes contexts of mixed precision."""
 
 
 class Strategy:
@@ -99,6 +103,7 @@ class Strategy:
         self.seed = seed
         self.stage = -1
         self.training_steps = 0
+        self.precision: Precision = nullcontext
 
     def check(self, policy: Policy) -> None:
         """Before anything is collected: refuse a policy that this cannot work with. The policy is fresh, and stays so.
@@ -154,9 +159,16 @@ class Strategy:
         """By how much the learning rate of a parameter of this name is multiplied in the present task."""
         return 1.0
 
-    def begin_training(self, steps: int) -> None:
-        """Before the first of a task's optimiser steps, or before those that are left of it: how many it has in all."""
+    def begin_training(self, steps: int, precision: Precision = nullcontext) -> None:
+        """Before the first of a task's optimiser steps, or before those that are left of it.
+
+        Args:
+            steps: How many it has in all.
+            precision: Makes the context of `training.precision`, in which `loss` is called. Forward passes that the
+                strategy makes elsewhere in a step belong into one, too.
+        """
         self.training_steps = steps
+        self.precision = precision
 
     def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
         """What is in force during the forward and backward pass on a batch, or on a part of one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.policies.adapters import Route
 from vla_cl.strategies.averaging import ClientUpdate
-from vla_cl.strategies.base import STRATEGIES, Needs, Strategy
+from vla_cl.strategies.base import STRATEGIES, Needs, Precision, Strategy
 from vla_cl.tasks import Task
 
 SEPARATOR = "+"
@@ -92,10 +92,10 @@ class Composition(Strategy):
             factor *= part.learning_rate(parameter)
         return factor
 
-    def begin_training(self, steps: int) -> None:
-        super().begin_training(steps)
+    def begin_training(self, steps: int, precision: Precision = nullcontext) -> None:
+        super().begin_training(steps, precision)
         for part in self.parts.values():
-            part.begin_training(steps)
+            part.begin_training(steps, precision)
 
     def training_pass(self, batch: Batch) -> AbstractContextManager[Any]:
         return _all([part.training_pass(batch) for part in self.parts.values()])

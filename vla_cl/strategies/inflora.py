@@ -24,7 +24,7 @@ from vla_cl.tasks import Task
 
 
 @STRATEGIES.decorator("inflora")
-class InfLora(LowRankStrategy):
+class InfLoRA(LowRankStrategy):
     """For each adapted layer, M spans what the inputs of earlier tasks occupy, H holds the present task's inputs:
 
     - before the task: `A = U_r^T / sqrt(3)`, U_r the top r left singular vectors of `(I - M M^T) H`; A is frozen;

@@ -23,7 +23,7 @@ from vla_cl.tasks import Task
 
 
 @STRATEGIES.decorator("keeplora")
-class KeepLora(LowRankStrategy):
+class KeepLoRA(LowRankStrategy):
     """For each adapted layer, M spans the principal subspace, on the side of the inputs:
 
     - at first, M holds a share `weight_energy` of |W|^2 of the frozen weight W: its top right singular vectors;

@@ -112,13 +112,15 @@ class MIR(Replay):
         policy, device = self.policy, next(self.policy.parameters()).device
         noises = (torch_generator(self.seed, "mir", self.draws), torch_generator(self.seed, "mir fresh", self.draws))
         moved = self._moved()
-        loss = policy.loss(fresh.to(device), noises[1]).mean()
+        with self.precision():
+            loss = policy.loss(fresh.to(device), noises[1]).mean()
         gradients = torch.autograd.grad(loss, moved, allow_unused=True, materialize_grads=True)
         drawn, noise = policy.draw(candidates.to(device), noises[0])
 
         def losses() -> Tensor:
             parts = [slice(start, start + self.rows) for start in range(0, len(drawn), self.rows)]
-            return torch.cat([policy.imitate(drawn[part], noise[part]).loss for part in parts])
+            with self.precision():
+                return torch.cat([policy.imitate(drawn[part], noise[part]).loss.float() for part in parts])
 
         with torch.no_grad():
             before = losses()

@@ -29,7 +29,7 @@ def overlap(present: Tensor, earlier: Sequence[Tensor]) -> Tensor:
 
 
 @STRATEGIES.decorator("olora")
-class OLora(LowRankStrategy):
+class OLoRA(LowRankStrategy):
     """`loss + strength * sum_(i < t) sum |A_i A_t^T|`, over all adapted layers; A_i and B_i of earlier tasks are frozen
     and, like all of them when acting, active while task t trains: `h = W x + sum_(i <= t) alpha / rank B_i A_i x`.
 

@@ -20,7 +20,7 @@ SHARED = "shared"
 
 
 @STRATEGIES.decorator("sequential_lora")
-class SequentialLora(LowRankStrategy):
+class SequentialLoRA(LowRankStrategy):
     """`h = W x + alpha / rank B A x` with one (A, B) for all tasks; or, merged, `W <- W + alpha / rank B A` and a new
     (A, B) at each boundary.
     """

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def fit(
     stage_seed = derive_seed(seed, "train", stage)
     device = next(policy.parameters()).device
     stream = data if isinstance(data, TaskStream) else TaskStream(data, options.batch_size, stage_seed)
-    strategy.begin_training(options.steps)
+    strategy.begin_training(options.steps, partial(autocast_for, options, device))
     parameters = trained_parameters(policy, strategy)
     last = options.steps if until is None else until
     if not parameters:
