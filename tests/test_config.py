@@ -69,10 +69,10 @@ def test_where_assets_are_does_not_decide_the_numbers() -> None:
 
 
 def test_a_protocol_sets_the_evaluation_and_overrides_win() -> None:
-    (config,) = compose(["suite=libero_goal", "protocol=libero", "evaluation.arguments.settle_steps=7"])
+    (config,) = compose(["suite=libero_goal", "protocol=libero_paper", "evaluation.arguments.settle_steps=7"])
     assert config.evaluation.horizon == 600
     assert config.evaluation.arguments == {"settle_steps": 7, "settle_gripper": 0.0}
-    (changed,) = compose(["suite=libero_goal", "evaluation.episodes=3", "protocol=libero"])
+    (changed,) = compose(["suite=libero_goal", "evaluation.episodes=3", "protocol=libero_paper"])
     assert changed.evaluation.episodes == 3
 
 
@@ -84,8 +84,8 @@ def test_a_protocol_means_the_same_outside_of_an_experiment(name: str) -> None:
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'libero_vla'"):
-        protocol_options("libero_vl")
+    with pytest.raises(UnknownNameError, match="did you mean 'vla_paper'"):
+        protocol_options("vla_papr")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_an_unknown_protocol_names_the_nearest() -> None:
         ("policy=compct", "policy", "compact"),
         ("strategy=replai", "strategy", "replay"),
         ("preset=quikstart", "preset", "quickstart"),
-        ("protocol=libero_vl", "protocol", "libero_vla"),
+        ("protocol=vla_papr", "protocol", "vla_paper"),
     ],
 )
 def test_an_unknown_choice_names_the_nearest(override: str, kind: str, suggestion: str) -> None:

@@ -38,12 +38,12 @@ def test_what_is_there_is_counted(vla_cl, libero_root: Path, monkeypatch: pytest
         (("assets", "fetch", "librero"), "set of assets 'librero' is not registered; did you mean 'libero'?"),
         (("run", "suite=mw3", "assets.librero=/tmp"), "did you mean 'libero'?"),
         (("run", "suite=mw3", "assets.libero=none"), "none is not a folder"),
-        (("run", "suite=mw3", "protocol=libero"), "the arguments of backend 'meta_world' do not fit"),
+        (("run", "suite=mw3", "protocol=libero_paper"), "the arguments of backend 'meta_world' do not fit"),
         (("run", "suite=libero_goal", "evaluation.episodes=51"), "has 50 initial states for test"),
         (("run", "suite=libero_goal", "training.instructions=declared"), "LIBERO's files were not found"),
-        (("evaluate", "nowhere", "--protocol", "libero_val"), "did you mean 'libero_vla'?"),
+        (("evaluate", "nowhere", "--protocol", "vla_papr"), "did you mean 'vla_paper'?"),
         (("evaluate", "nowhere", "--argument", "settle_steps"), "--argument must read like settle_steps=5"),
-        (("evaluate", "nowhere", "--protocol", "libero"), "nowhere"),
+        (("evaluate", "nowhere", "--protocol", "libero_paper"), "nowhere"),
     ],
 )
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str):

@@ -23,7 +23,7 @@ PLUGIN = str(Path(__file__).parent.parent / "envs" / "plugin_backend.py")
 
 def test_the_libero_papers_protocol() -> None:
     """Liu et al., 2023: 20 rollouts, 600 steps, all tasks so far; settling as in its code (5 steps of zeros)."""
-    options = protocol_options("libero")
+    options = protocol_options("libero_paper")
     assert (options.episodes, options.split, options.horizon) == (20, "test", 600)
     assert options.arguments == {"settle_steps": 5, "settle_gripper": 0.0}
     sequence = get_suite("libero_goal").sequence()
@@ -32,7 +32,7 @@ def test_the_libero_papers_protocol() -> None:
 
 def test_the_vla_papers_protocol() -> None:
     """Kim et al., 2024: 50 rollouts a task, a cap for each suite, 10 steps of waiting with the gripper opening."""
-    options = protocol_options("libero_vla")
+    options = protocol_options("vla_paper")
     assert (options.episodes, options.split) == (50, "test")
     assert options.arguments == {"settle_steps": 10, "settle_gripper": -1.0}
     for suite, cap in (("libero_spatial", 220), ("libero_object", 280), ("libero_goal", 300), ("libero_10", 520)):
@@ -43,7 +43,7 @@ def test_the_vla_papers_protocol() -> None:
 def test_options_change_the_recipe_of_an_environment_and_nothing_else() -> None:
     spec = find_task(STOVE).environment_spec(BLIND)
     assert EvaluationOptions().applied_to(spec) == spec
-    applied = protocol_options("libero").applied_to(spec)
+    applied = protocol_options("libero_paper").applied_to(spec)
     assert applied.arguments == {**spec.arguments, "settle_steps": 5, "settle_gripper": 0.0}
     assert replace(applied, arguments=spec.arguments, horizon=spec.horizon) == spec
     assert "settle_steps" not in spec.arguments
@@ -53,14 +53,14 @@ def test_protocols_settle_the_gripper_as_published(libero_root: Path, monkeypatc
     """In the benchmark's stored states the fingers are half open; zero leaves them, -1 opens them to 4 cm each."""
     monkeypatch.setenv(ROOT_VARIABLE, str(libero_root))
     fingers = {}
-    for name in ("libero", "libero_vla"):
+    for name in ("libero_paper", "vla_paper"):
         spec = protocol_options(name).applied_to(find_task(STOVE).environment_spec(BLIND))
         with make_environment(spec) as environment:
             environment.restart(seed=2_000_000)
             fingers[name] = environment.agent_pos()[6:]
             assert environment.horizon == spec.horizon
-    np.testing.assert_allclose(np.abs(fingers["libero"]), 0.0208, atol=0.003)
-    np.testing.assert_allclose(np.abs(fingers["libero_vla"]), 0.04, atol=0.003)
+    np.testing.assert_allclose(np.abs(fingers["libero_paper"]), 0.0208, atol=0.003)
+    np.testing.assert_allclose(np.abs(fingers["vla_paper"]), 0.04, atol=0.003)
 
 
 class Still(Controller):
@@ -115,6 +115,14 @@ def test_what_a_task_cannot_do_is_known_before_anything_is_simulated(
 
 def test_a_protocol_asks_libero_for_no_more_than_its_stored_states() -> None:
     task = find_task(STOVE)
-    check_task(task, protocol_options("libero_vla"))
+    check_task(task, protocol_options("vla_paper"))
     with pytest.raises(ConfigurationError, match="has 50 initial states for test"):
-        check_task(task, protocol_options("libero_vla", episodes=51))
+        check_task(task, protocol_options("vla_paper", episodes=51))
+
+
+def test_continual_worlds_protocol() -> None:
+    """Wolczyk et al., 2021: 10 episodes of at most 200 steps on all tasks of the sequence."""
+    options = protocol_options("continual_world")
+    assert (options.episodes, options.horizon) == (10, 200)
+    sequence = get_suite("cw20").sequence()
+    assert [len(tasks_at_stage(sequence, stage, options)) for stage in (-1, 0, 19)] == [10, 10, 10]

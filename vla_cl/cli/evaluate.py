@@ -30,7 +30,7 @@ def evaluate(
     token: str | None = TokenOption,
     suite: str | None = typer.Option(None, "--suite", help="Tasks to try (default: those that the run learned)."),
     task: list[str] | None = typer.Option(None, "--task", help="Only this task; repeatable."),
-    protocol: str = typer.Option("default", "--protocol", help="A published way to evaluate: libero or libero_vla."),
+    protocol: str = typer.Option("default", "--protocol", help="A published way to evaluate: libero_paper, vla_paper or continual_world."),
     episodes: int | None = typer.Option(
         None, "--episodes", min=1, help="Episodes of each task (default: the protocol's, else 50)."
     ),
@@ -67,7 +67,7 @@ def evaluate(
 
     vla-cl evaluate runs/NAME/checkpoints/stage_02 --suite cw10 --task hammer --videos films
 
-    vla-cl evaluate runs/NAME --suite libero_spatial --protocol libero_vla
+    vla-cl evaluate runs/NAME --suite libero_spatial --protocol vla_paper
 
     vla-cl evaluate --server ws://127.0.0.1:8765 --suite mw5
     """
