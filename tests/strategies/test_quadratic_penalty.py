@@ -143,7 +143,7 @@ def test_an_adapter_is_free_in_its_first_task_and_held_from_then_on(
 
 def test_an_adapter_that_was_folded_is_forgotten(tasks: list[Task], datasets: list[WindowDataset]) -> None:
     policy = make_policy(backbone="lowdim_transformer", width=32, layers=1, heads=2)
-    strategy = small(L2)
+    strategy = L2(L2.Options(strength=1.0), 0)
     strategy.begin_task(tasks[0], policy, datasets[0])
     add_adapter(policy, "task")  # as a strategy that is listed later does it
     strategy.end_task(tasks[0], policy, datasets[0])

@@ -52,7 +52,7 @@ def test_slow_0_trains_the_head_alone(tasks: list[Task], datasets: list[WindowDa
 def test_a_policy_from_scratch_learns_its_first_task_at_the_full_rate(
     tasks: list[Task], datasets: list[WindowDataset]
 ) -> None:
-    first, second = SLCA(SLCA.Options(), 0), SLCA(SLCA.Options(), 0)
+    first, second = (SLCA(SLCA.Options(slow=0.01), 0) for _ in range(2))
     second.stage = 0
     plain = step_sizes(Strategy(None, 0), tasks, datasets)
     assert step_sizes(first, tasks, datasets) == plain

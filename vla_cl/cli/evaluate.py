@@ -30,7 +30,9 @@ def evaluate(
     token: str | None = TokenOption,
     suite: str | None = typer.Option(None, "--suite", help="Tasks to try (default: those that the run learned)."),
     task: list[str] | None = typer.Option(None, "--task", help="Only this task; repeatable."),
-    protocol: str = typer.Option("default", "--protocol", help="A published way to evaluate: libero_paper, vla_paper or continual_world."),
+    protocol: str = typer.Option(
+        "default", "--protocol", help="A published way to evaluate: libero_paper, vla_paper or continual_world."
+    ),
     episodes: int | None = typer.Option(
         None, "--episodes", min=1, help="Episodes of each task (default: the protocol's, else 50)."
     ),

@@ -50,12 +50,12 @@ class EWC(QuadraticPenalty):
 
         Args:
             strength: lambda, at least 0; 0 is sequential fine-tuning. LIBERO uses 5e4, at which small
-                policies hardly learn new tasks.
+                policies hardly learn new tasks; see docs/results.md.
             decay: gamma, what is kept of the earlier importances at a boundary, 0 to 1. LIBERO uses 0.9.
             samples: Windows on which the Fisher information is estimated.
         """
 
-        strength: float = 5e3
+        strength: float = 50.0
         decay: float = 0.9
         samples: int = 256
 

@@ -29,7 +29,7 @@ class L2(QuadraticPenalty):
             strength: lambda, at least 0; 0 is sequential fine-tuning.
         """
 
-        strength: float = 1.0
+        strength: float = 0.01
 
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         self.bind(policy)

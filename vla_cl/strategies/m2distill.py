@@ -50,8 +50,8 @@ class M2Distill(Distillation):
             policy: Weight of the divergence of what is predicted, at least 0; both 0 are sequential fine-tuning.
         """
 
-        embedding: float = 1.0
-        policy: float = 1.0
+        embedding: float = 0.1
+        policy: float = 0.1
 
     def __init__(self, options: Options, seed: int) -> None:
         super().__init__(options, seed)

@@ -41,11 +41,12 @@ class MAS(QuadraticPenalty):
         """Penalty.
 
         Args:
-            strength: lambda, at least 0; 0 is sequential fine-tuning. The paper uses 1.
+            strength: lambda, at least 0; 0 is sequential fine-tuning. The paper uses 1, for
+                classifiers.
             samples: N, windows on which the sensitivity is measured.
         """
 
-        strength: float = 1.0
+        strength: float = 0.1
         samples: int = 256
 
     def __init__(self, options: Options, seed: int) -> None:

@@ -36,7 +36,7 @@ class SLCA(Strategy):
             pretrained: Whether the representation is pretrained, and so learns slowly from the first task on.
         """
 
-        slow: float = 0.01
+        slow: float = 0.1
         pretrained: bool = False
 
     def __init__(self, options: Options, seed: int) -> None:
