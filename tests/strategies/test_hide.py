@@ -145,3 +145,16 @@ def test_unusable_options_are_named(options: dict[str, Any]) -> None:
     ((key, value),) = options.items()
     with pytest.raises(ConfigurationError, match=f"strategy.{key} .*got {value}"):
         HiDe(HiDe.Options(**options), 0)
+
+
+def test_by_default_general_layers_take_the_mean_of_all_adapters(tmp_path: Path) -> None:
+    tasks, policy = three_tasks(tmp_path), small_policy()
+    strategy = HiDe(HiDe.Options(**OPTIONS), 0)
+    learn(strategy, policy, tasks)
+    layers = policy.adapters[strategy.adapters[0]].modules
+    strategy.alignment = dict.fromkeys(layers, 0.99) | {layers[-1]: 0.1}
+    route = strategy.route(observations(tasks, 1)[0])
+    assert route is not None and len(route) == len(strategy.adapters) == 2, "the first task trained the base"
+    for weights in route.values():
+        assert isinstance(weights, dict)
+        assert {weights[layer] for layer in layers[:-1]} == {0.5}

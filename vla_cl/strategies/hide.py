@@ -79,10 +79,12 @@ class HiDe(LowRankStrategy):
     """A LoRA a task. Acting, a layer that is general adds fusion sum_i B_i A_i x of all tasks; one that is specific
     adds sum_i w_i B_i A_i x with w = softmax(s / temperature), s_i = (cos(text, anchor_i) + cos(seen, anchor_i)) / 2.
 
-    Anchors are a task's mean features. Products are summed, not factors. The paper finds by CKA that the top layer
-    alone is specific, and fixes that. Ours: the split is measured here, layer by layer and as tasks come: the CKA of
-    what two tasks' adapters make of the same windows of the later task, a mean over all pairs; layers below `threshold`
-    are specific, at least the lowest one. Features are a sentence encoder's and the base weights'; a task that trained
+    Anchors are a task's mean features. Products are summed, not factors. The paper's sum is of small changes to a
+    pretrained model; adapters of a policy that was trained from scratch on one task are large, and their sum acts
+    like none of them: so the mean is the default. The paper finds by CKA that the top layer alone is specific, and
+    fixes that. Ours: the split is measured here, layer by layer and as tasks come: the CKA of what two tasks'
+    adapters make of the same windows of the later task, a mean over all pairs; layers below `threshold` are
+    specific, at least the lowest one. Features are a sentence encoder's and the base weights'; a task that trained
     the base takes its share of the weights without adding anything.
     """
 
@@ -93,13 +95,14 @@ class HiDe(LowRankStrategy):
         Args:
             threshold: Layers whose CKA between tasks is lower are specific; 0 to 1. 0 leaves the lowest one, 1 takes
                 all.
-            fusion: Weight of every task's adapter in general layers, positive.
+            fusion: Weight of every task's adapter in general layers, positive; 1 in the paper's code, null takes
+                their mean.
             temperature: Of the softmax, positive; 0.1 in the paper.
             samples: Windows on which anchors and CKA are measured.
         """
 
         threshold: float = 0.9
-        fusion: float = 1.0
+        fusion: float | None = None
         temperature: float = 0.1
         samples: int = 128
 
@@ -111,7 +114,7 @@ class HiDe(LowRankStrategy):
         if not 0.0 <= options.threshold <= 1.0:
             raise ConfigurationError(f"strategy.threshold must be 0 to 1, got {options.threshold}")
         for key in ("fusion", "temperature"):
-            if not getattr(options, key) > 0.0:
+            if getattr(options, key) is not None and not getattr(options, key) > 0.0:
                 raise ConfigurationError(f"strategy.{key} must be positive, got {getattr(options, key)}")
         if options.samples < 2:
             raise ConfigurationError(f"strategy.samples must be at least 2, got {options.samples}")
@@ -153,12 +156,14 @@ class HiDe(LowRankStrategy):
         similar = similarities(self.policy, observation, list(self.anchors.values()))
         weights = (similar / self.options.temperature).softmax(dim=1)
         specific = set(self.specific)
+        adapted = [name for name in map(self.owners.get, self.anchors) if name is not None]
+        fusion = 1.0 / max(1, len(adapted)) if self.options.fusion is None else self.options.fusion
         route: dict[str, dict[str, float | Tensor]] = {}
         for column, task in enumerate(self.anchors):
             name = self.owners[task]
             if name is not None:
                 route[name] = {
-                    layer: weights[:, column] if layer in specific else self.options.fusion
+                    layer: weights[:, column] if layer in specific else fusion
                     for layer in self.policy.adapters[name].modules
                 }
         return route
