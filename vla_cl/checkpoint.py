@@ -207,7 +207,7 @@ def _evaluate(
 ) -> list[EpisodeRow]:
     """The rows of all tasks, which are checked before anything is simulated."""
     for task in tasks:
-        check_task(task, options, plugins)
+        check_task(task, options, plugins, tasks)
     rows: list[EpisodeRow] = []
     with (
         EnvironmentPool(options.processes) as pool,
@@ -228,6 +228,7 @@ def _evaluate(
                     plugins=plugins,
                     video_folder=video_folder,
                     progress=counter,
+                    tasks=tasks,
                 )
             except UnknownNameError as error:
                 if error.kind != "camera":

@@ -183,3 +183,21 @@ def test_a_suite_without_the_policys_camera_is_one_line(evaluate: Evaluate, tmp_
         status, complaint = evaluate("--server", server.address, "--suite", "mw3", *FEW)
     assert status == 2
     assert "needs a camera that task" in complaint and "'robot0_eye_in_hand'" in complaint and "corner2" in complaint
+
+
+def test_whether_a_policy_listens_is_one_command(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--episodes", "1", "--horizon", "10", "--processes", "1")
+    assert main(["evaluate", str(run), "--language", *few, "--json", "--output", "rows.jsonl"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    kinds = ["canonical", "paraphrased", "held_out", "swapped", "dropped"]
+    assert list(told["success_rate"]) == list(told["sensitivity"]) == kinds and len(told["tasks"]) == 2
+    assert told["sensitivity"]["canonical"] == [0.0, 0.0]
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert len(rows) == len(kinds) * 2
+    said = [row["instruction"] for row in rows]
+    assert said[:2] == said[6:8][::-1] and said[8:] == ["", ""]
+    assert main(["evaluate", str(run), "--language", "--instructions", "swapped"]) == 2
+    assert "give one of the two" in capfd.readouterr().err

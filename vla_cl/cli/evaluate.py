@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,9 +18,11 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.registry import load_plugins
 
 if TYPE_CHECKING:
-    from vla_cl.evaluation import EpisodeRow
+    from vla_cl.evaluation import EpisodeRow, EvaluationOptions
 
 DEFAULT_EPISODES = 50
+LANGUAGE = ("canonical", "paraphrased", "held_out", "swapped", "dropped")
+"""Of `--language`: the right words, other right ones, and wrong ones."""
 
 
 def evaluate(
@@ -40,7 +45,14 @@ def evaluate(
         None, "--split", help="Initial states: test (default), or selection to choose between models."
     ),
     instructions: str | None = typer.Option(
-        None, "--instructions", help="What the policy is told: canonical (default), paraphrased, held_out or declared."
+        None,
+        "--instructions",
+        help="What the policy is told: canonical (default), paraphrased, held_out, declared, swapped or dropped.",
+    ),
+    language: bool = typer.Option(
+        False,
+        "--language",
+        help="Whether it listens: from the same initial states under the right and the wrong words.",
     ),
     horizon: int | None = typer.Option(
         None, "--horizon", min=1, help="Steps until an episode is truncated (default: the protocol's, else the task's)."
@@ -72,11 +84,15 @@ def evaluate(
     vla-cl evaluate runs/NAME --suite libero_spatial --protocol vla_paper
 
     vla-cl evaluate --server ws://127.0.0.1:8765 --suite mw5
+
+    vla-cl evaluate runs/NAME --language
     """
     if (checkpoint is None) == (server is None):
         raise ConfigurationError("evaluate takes either a checkpoint or --server ADDRESS")
     if server is not None and device != "auto":
         raise ConfigurationError("--device is the server's business; give it to vla-cl serve")
+    if language and instructions is not None:
+        raise ConfigurationError("--language tries all --instructions; give one of the two")
     load_plugins(plugin or [])
     from vla_cl.checkpoint import evaluate_checkpoint, evaluate_server
     from vla_cl.config import protocol_options
@@ -97,15 +113,16 @@ def evaluate(
     else:
         assert checkpoint is not None
         evaluated = partial(evaluate_checkpoint, checkpoint, device=device)
-    rows = evaluated(
-        suite=suite,
-        tasks=task or None,
-        options=options,
-        seed=seed,
-        rendering=rendering,
-        plugins=tuple(plugin or []),
-        video_folder=videos,
+    evaluated = partial(
+        evaluated, suite=suite, tasks=task or None, seed=seed, rendering=rendering, plugins=tuple(plugin or [])
     )
+    if language:
+        by_kind = under_all_instructions(evaluated, options)
+        if output is not None:
+            write_rows(output, [row for rows in by_kind.values() for row in rows])
+        _print_language(by_kind, as_json)
+        return
+    rows = evaluated(options=options, video_folder=videos)
     if output is not None:
         write_rows(output, rows)
     results = [_summary(name, [row.success for row in rows if row.task == name]) for name in _names(rows)]
@@ -122,6 +139,43 @@ def evaluate(
                 "{:.2f} to {:.2f}".format(*each["interval"]),
             ]
             for each in results
+        ],
+    )
+
+
+def under_all_instructions(
+    evaluated: Callable[..., list[EpisodeRow]], options: EvaluationOptions
+) -> dict[str, list[EpisodeRow]]:
+    """The rows under each kind of instructions that all tasks have, the right ones first."""
+    by_kind: dict[str, list[EpisodeRow]] = {}
+    for kind in LANGUAGE:
+        try:
+            by_kind[kind] = evaluated(options=replace(options, instructions=kind, videos=0), video_folder=None)
+        except ConfigurationError:
+            if kind not in ("held_out", "swapped"):  # which not all tasks have, and which takes two
+                raise
+    return by_kind
+
+
+def _print_language(by_kind: dict[str, list[EpisodeRow]], as_json: bool) -> None:
+    """Success by task and kind, and how much of it hangs on the words."""
+    from vla_cl.evaluation.metrics import language_sensitivity
+
+    names = _names(by_kind["canonical"])
+    rates = {
+        kind: [_summary(name, [row.success for row in rows if row.task == name])["success_rate"] for name in names]
+        for kind, rows in by_kind.items()
+    }
+    sensitivity = {kind: language_sensitivity(rates["canonical"], each).tolist() for kind, each in rates.items()}
+    if as_json:
+        print_json({"tasks": names, "success_rate": rates, "sensitivity": sensitivity})
+        return
+    print_table(
+        ["task", *(kind.replace("_", " ") for kind in rates)],
+        [
+            *([name, *(f"{rates[kind][place]:.2f}" for kind in rates)] for place, name in enumerate(names)),
+            ["mean", *(f"{fmean(rates[kind]):.2f}" for kind in rates)],
+            ["lost by it", *(f"{fmean(sensitivity[kind]):+.2f}" for kind in rates)],
         ],
     )
 

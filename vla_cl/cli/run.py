@@ -102,7 +102,7 @@ def check(config: ExperimentConfig) -> None:
     sequence = get_suite(config.suite).sequence(config.order, config.length)
     check_chunk(config, sequence)
     for task in sequence:
-        check_task(task, config.evaluation, config.plugins)
+        check_task(task, config.evaluation, config.plugins, sequence)
         task.instructions(config.training.instructions)
     if config.dataset is not None:
         given_demonstrations(Path(config.dataset), sequence)

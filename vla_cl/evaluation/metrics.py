@@ -242,6 +242,24 @@ def plasticity_loss(matrix: ArrayLike, reference: ArrayLike) -> NDArray[np.float
     return rates - learned
 
 
+def language_sensitivity(canonical: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
+    """How much of a task's success hangs on its words: canonical_k - other_k for each task.
+
+    Args:
+        canonical: Success (T,) of a policy that is told what to do.
+        other: The same from the same initial states, told something else: another task's instruction ("swapped"),
+            nothing ("dropped"), or the same in other words ("paraphrased", "held_out").
+
+    Returns:
+        (T,) numbers in [-1, 1]. Under wrong words or none, 0 is a policy that does not listen, and the canonical
+        success one that needs them; under other words for the same, 0 is what one hopes for.
+    """
+    rates, others = _rates(canonical, "the canonical success"), _rates(other, "the other success")
+    if rates.ndim != 1 or rates.shape != others.shape:
+        raise ConfigurationError(f"there must be one success rate a task: got {rates.shape} and {others.shape}")
+    return rates - others
+
+
 def stability(matrix: ArrayLike) -> NDArray[np.float64]:
     """What is left of each task in the end: R_T-1,k / R_kk.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vla_cl.envs import EnvironmentSpec
 from vla_cl.errors import ConfigurationError
-from vla_cl.tasks.task import INSTRUCTIONS
+from vla_cl.evaluation.instructions import TOLD
 
 
 @dataclass
@@ -18,8 +18,8 @@ class EvaluationOptions:
         episodes: Episodes of each task at each stage. Episode e always starts in the e-th initial state of the split,
             so stages, strategies and runs are compared on the same states.
         split: Initial states: "test" for what is reported, "selection" for choosing hyper-parameters.
-        instructions: What the policy is told, in turn: "canonical", "paraphrased", "held_out" or "declared", the
-            instruction of the task's own files.
+        instructions: What the policy is told, in turn: "canonical", "paraphrased", "held_out", "declared", the
+            instruction of the task's own files, "swapped", those of the other tasks, or "dropped", nothing.
         horizon: Control steps after which an episode is truncated; None is each task's own.
         arguments: Of the tasks' backend, in place of the tasks' own: `{"settle_steps": 5}`. They change how an episode
             begins or runs, not what the policy was trained on.
@@ -64,8 +64,10 @@ class EvaluationOptions:
             raise ConfigurationError(
                 f"evaluation.horizon must be at least 1, or null for each task's own, got {self.horizon}"
             )
-        if self.instructions not in ("canonical", "paraphrased", "held_out", "declared"):
-            raise ConfigurationError(f"evaluation.instructions must be {INSTRUCTIONS}, got {self.instructions!r}")
+        if self.instructions not in TOLD:
+            raise ConfigurationError(
+                f"evaluation.instructions must be one of {', '.join(TOLD)}, got {self.instructions!r}"
+            )
 
     def applied_to(self, spec: EnvironmentSpec) -> EnvironmentSpec:
         """The recipe of a task's environment, as the evaluation wants it."""

@@ -70,5 +70,6 @@ def evaluate_stage(
             plugins=plugins,
             video_folder=video_folder,
             progress=progress,
+            tasks=sequence,
         )
     return rows

@@ -22,6 +22,7 @@ from vla_cl.data import ObservationBatch
 from vla_cl.envs import BACKENDS, EnvironmentPool, EpisodeStart, ObservationOptions, RenderingOptions, find_backend
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.controller import Controller
+from vla_cl.evaluation.instructions import instructions_for
 from vla_cl.evaluation.options import EvaluationOptions
 from vla_cl.evaluation.rows import EpisodeRow
 from vla_cl.evaluation.simulation import RunningEpisode, Simulation
@@ -46,6 +47,7 @@ def rollout(
     plugins: Sequence[str] = (),
     video_folder: Path | None = None,
     progress: Callable[[EpisodeRow], None] | None = None,
+    tasks: Sequence[Task] = (),
 ) -> list[EpisodeRow]:
     """Roll a controller out on one task.
 
@@ -62,6 +64,7 @@ def rollout(
         video_folder: Where the first `options.videos` episodes are filmed in real time: `<task>.mp4`, then
             `<task>-episode-N.mp4`. None films nothing.
         progress: Called with the row of each episode as it ends.
+        tasks: Those that are evaluated together, whose instructions may be swapped.
 
     Returns:
         One row an episode, by ascending episode.
@@ -73,7 +76,7 @@ def rollout(
     """
     film = video_folder is not None and options.videos > 0
     record_every = _record_every(task, plugins) if film else 0
-    waiting = _queues(task, options, observation, rendering, plugins, record_every, controller.history)
+    waiting = _queues(task, options, observation, rendering, plugins, record_every, controller.history, tasks)
     simulation = Simulation(pool)
     rows: list[EpisodeRow] = []
     while waiting or simulation.running:
@@ -93,8 +96,8 @@ def rollout(
     return sorted(rows, key=lambda row: row.episode)
 
 
-def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = ()) -> None:
-    """Find out, before anything is simulated, whether a task can be evaluated like this.
+def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = (), tasks: Sequence[Task] = ()) -> None:
+    """Find out, before anything is simulated, whether a task can be evaluated like this, among these tasks.
 
     Raises:
         ConfigurationError: The split holds fewer initial states than episodes are asked for, the task is not told in
@@ -107,7 +110,7 @@ def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = 
             f"task {task.name!r} has {len(seeds)} initial states for {options.split}; "
             f"lower evaluation.episodes from {options.episodes}"
         )
-    task.instructions(options.instructions)
+    instructions_for(task, options.instructions, tasks)
     find_backend(options.applied_to(task.environment_spec(plugins=plugins)))
 
 
@@ -119,11 +122,12 @@ def _queues(
     plugins: Sequence[str],
     record_every: int,
     history: int,
+    tasks: Sequence[Task],
 ) -> dict[int, list[RunningEpisode]]:
     """The episodes that each slot will run, in order."""
-    check_task(task, options, plugins)
+    check_task(task, options, plugins, tasks)
     seeds = task.seeds[options.split]
-    instructions = task.instructions(options.instructions)
+    instructions = instructions_for(task, options.instructions, tasks)
     spec = options.applied_to(task.environment_spec(observation, rendering, plugins))
     queues: dict[int, list[RunningEpisode]] = {}
     for index in range(options.episodes):
