@@ -46,16 +46,16 @@ class L2P(PromptStrategy):
         Args:
             pool: M, prompts.
             length: L, tokens of a prompt.
-            select: N, prompts that an observation takes.
+            select: N, prompts that an observation takes; 5 in the paper, which leaves tasks little of their own.
             pull: lambda, at least 0.
             spread: Whether training prefers prompts that earlier tasks did not take.
         """
 
         pool: int = 10
         length: int = 5
-        select: int = 5
+        select: int = 2
         pull: float = 0.5
-        spread: bool = False
+        spread: bool = True
 
     def __init__(self, options: Options, seed: int) -> None:
         super().__init__(options, seed)

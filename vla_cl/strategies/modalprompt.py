@@ -46,7 +46,7 @@ class ModalPrompt(PromptStrategy):
         """
 
         length: int = 10
-        select: int = 3
+        select: int = 1
         balance: float = 0.5
 
     def __init__(self, options: Options, seed: int) -> None:
