@@ -64,7 +64,7 @@ def test_the_best_tasks_prompts_are_taken_the_best_of_them_last(
 
 
 def test_earlier_prompts_are_read_but_not_trained(tasks: list[Task], datasets: list[WindowDataset]) -> None:
-    strategy = bound(tasks, datasets)
+    strategy = bound(tasks, datasets, select=3)
     assert {key for key, value in strategy.pool.items() if value.requires_grad} == {"prompt_2", "hidden_2", "output_2"}
     prompts, _ = strategy.prompts_for(random_query(2, 32), 2)
     assert prompts.tokens.shape == (2, 6, 32)
