@@ -83,3 +83,12 @@ def test_the_installed_wheel_is_what_runs(installed, tmp_path):
     command = [str(installed / "python"), "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert not Path(result.stdout.strip()).is_relative_to(ROOT)
+
+
+def test_who_cites_it_names_the_version() -> None:
+    import yaml
+
+    from vla_cl import __version__
+
+    cited = yaml.safe_load((Path(__file__).resolve().parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == __version__ and cited["license"] == "MIT"
