@@ -47,6 +47,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[far_end.fileno()],
                 env={**os.environ, **_ONE_THREAD},
+                process_group=0,  # its own, to be ended with what it starts itself: packages probe libraries like that
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -95,7 +96,7 @@ class WorkerProcess:
         try:
             self._process.wait(0.0 if at_once else _SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def _how_it_ended(self) -> str:
