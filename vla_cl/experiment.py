@@ -6,6 +6,7 @@ on every task measure what is known after every task, and all that was measured 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -52,12 +53,15 @@ from vla_cl.training import (
     TrainingRow,
     caches_features,
     dealt_windows,
+    emulates_bfloat16,
     fit,
     free_memory,
     limit_threads,
     resolve_device,
     with_cached_features,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def run_experiment(config: ExperimentConfig) -> Path:
@@ -121,6 +125,8 @@ class TaskSequence:
         check_federation(config, self.strategy, len(self.sequence))
         self.policy: Policy = self.fresh_policy()
         check_needs(config, self.strategy, self.policy)
+        if config.training.precision == "bfloat16" and emulates_bfloat16(resolve_device(config.device)):
+            logger.warning("this CPU emulates bfloat16, many times slower than training.precision=float32")
         declared, first = self.suite.ranges, self.sequence[0]
         self.policy.set_statistics(
             Statistics.from_ranges(declared) if declared else compute_statistics(self.demonstrations(first))

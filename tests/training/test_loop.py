@@ -20,7 +20,7 @@ from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.strategies import Strategy, build_strategy
 from vla_cl.strategies.base import Precision
 from vla_cl.tasks import find_task
-from vla_cl.training import IntervalCheckpoints, TrainingOptions, TrainingRow, fit
+from vla_cl.training import IntervalCheckpoints, TrainingOptions, TrainingRow, emulates_bfloat16, fit
 
 OPTIONS = TrainingOptions(steps=30, batch_size=16, warmup_steps=5, checkpoint_every=10, log_every=10)
 
@@ -230,3 +230,14 @@ def test_where_nothing_is_trained_steps_are_only_counted(data: WindowDataset, tm
     assert same(before, weights(policy))
     assert steps == list(range(1, 31)) and rows == []
     assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize(
+    ("able", "emulated"), [({"amx_bf16": True}, False), ({"avx512_bf16": True}, False), ({}, True)]
+)
+def test_a_cpu_without_instructions_for_bfloat16_emulates_it(
+    able: dict[str, bool], emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert emulates_bfloat16(torch.device("cpu")) is emulated
+    assert not emulates_bfloat16(torch.device("cuda"))

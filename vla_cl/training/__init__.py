@@ -7,7 +7,14 @@ from vla_cl.training.caching import caches_features, with_cached_features
 from vla_cl.training.checkpoint import IntervalCheckpoints
 from vla_cl.training.federated import FederationOptions, dealt_windows
 from vla_cl.training.loop import TrainingRow, fit
-from vla_cl.training.options import TrainingOptions, free_memory, learning_rate_at, limit_threads, resolve_device
+from vla_cl.training.options import (
+    TrainingOptions,
+    emulates_bfloat16,
+    free_memory,
+    learning_rate_at,
+    limit_threads,
+    resolve_device,
+)
 from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
 from vla_cl.training.stream import BlurredStream, TaskStream
 
@@ -22,6 +29,7 @@ __all__ = [
     "atomic_folder",
     "caches_features",
     "dealt_windows",
+    "emulates_bfloat16",
     "fit",
     "free_memory",
     "learning_rate_at",
