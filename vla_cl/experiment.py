@@ -26,19 +26,18 @@ from vla_cl.data import (
 )
 from vla_cl.envs import EnvironmentPool
 from vla_cl.envs.assets import use_asset_roots
-from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
 from vla_cl.evaluation.report import write_report
 from vla_cl.evaluation.together import rows_in_turn
 from vla_cl.federation import Federation, Learner, check_federation
 from vla_cl.files import write_json
+from vla_cl.needs import check_boundaries, check_needs, enforce_needs
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.policies.adapters import adapter_names, adapter_parameters
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
 from vla_cl.strategies import (
-    STRATEGIES,
     Strategy,
     build_strategy,
     combined_needs,
@@ -55,7 +54,6 @@ from vla_cl.training import (
     dealt_windows,
     emulates_bfloat16,
     fit,
-    free_memory,
     limit_threads,
     resolve_device,
     with_cached_features,
@@ -333,69 +331,6 @@ class TaskSequence:
         )
         policy = build_policy(config.policy, features, derive_seed(config.seed, "weights"))
         return policy.to(resolve_device(config.device)).eval()
-
-
-def check_boundaries(config: ExperimentConfig, strategy: Strategy) -> None:
-    """Hold a strategy to what it can do without.
-
-    Raises:
-        ConfigurationError: Boundaries are not announced, and it cannot do without.
-    """
-    if config.boundaries == "unknown" and not strategy.task_free:
-        able = ", ".join(name for name in STRATEGIES if STRATEGIES[name].task_free)
-        optional = {name: STRATEGIES[name].task_free_with for name in STRATEGIES if STRATEGIES[name].task_free_with}
-        able += "".join(f", {name} with strategy.{option}" for name, option in optional.items())
-        raise ConfigurationError(
-            f"strategy {config.strategy['name']!r} must be told where tasks begin and end, and boundaries=unknown says "
-            f"nothing of that; use boundaries=known, or one of: {able}"
-        )
-
-
-def check_needs(config: ExperimentConfig, strategy: Strategy, policy: Policy) -> None:
-    """Hold a strategy's needs against the protocol, the policy and the machine.
-
-    Raises:
-        ConfigurationError: One is not met.
-    """
-    check_protocol(config, strategy)
-    strategy.check(policy)
-    if not strategy.needs.teacher:
-        return
-    device = next(policy.parameters()).device
-    trained = sum(each.numel() * each.element_size() for each in policy.parameters() if each.requires_grad)
-    teacher = sum(each.numel() * each.element_size() for each in policy.parameters())
-    wanted = teacher + 3 * trained  # gradients, and the optimiser's two moments
-    free = free_memory(device)
-    if wanted > free:
-        raise ConfigurationError(
-            f"strategy {config.strategy['name']!r} keeps a copy of the policy as its teacher, and with gradients and "
-            f"the optimiser's moments that takes {wanted / 1e9:.1f} GB more, of which {free / 1e9:.1f} GB are free on "
-            f"{device}; use a smaller policy, or a strategy without a teacher (vla-cl strategies)"
-        )
-
-
-def check_protocol(config: ExperimentConfig, strategy: Strategy) -> None:
-    """Hold a strategy to what a protocol lets it know.
-
-    Raises:
-        ConfigurationError: It must be told at test which task it faces, and the protocol says nothing of that.
-    """
-    if strategy.needs.task_id_at_test and not config.evaluation.task_identity:
-        raise ConfigurationError(
-            f"strategy {config.strategy['name']!r} must be told at test which task it faces, and "
-            "evaluation.task_identity=false withholds that; use a strategy that finds out by itself (vla-cl strategies)"
-        )
-
-
-def enforce_needs(strategy: Strategy) -> None:
-    """Hold a strategy to what it declares, since the report prints that.
-
-    Raises:
-        ConfigurationError: It keeps demonstrations of earlier tasks without saying so.
-    """
-    if strategy.memory_bytes and not strategy.needs.raw_data:
-        name = type(strategy).__name__
-        raise ConfigurationError(f"strategy {name} keeps demonstrations; declare `needs = Needs(raw_data=True)`")
 
 
 def costs(policy: Policy, strategy: Strategy) -> dict[str, float]:

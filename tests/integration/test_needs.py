@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import TINY
-from vla_cl import experiment
+from vla_cl import needs
 from vla_cl.cli.main import main
 from vla_cl.strategies import STRATEGIES, Strategy
 
@@ -34,7 +34,7 @@ def test_an_unmet_need_is_told_before_anything_is_collected(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(experiment, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(needs, "free_memory", lambda device: 1000)
     places = (f"output={tmp_path / 'runs'}", f"data={tmp_path / 'demonstrations'}")
     assert main([*SEQUENCE, *overrides, *places]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -91,8 +91,8 @@ def check(config: ExperimentConfig) -> None:
     from vla_cl.data import given_demonstrations
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
-    from vla_cl.experiment import check_boundaries, check_protocol
     from vla_cl.federation import check_federation
+    from vla_cl.needs import check_boundaries, check_protocol
     from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
