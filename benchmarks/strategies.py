@@ -8,7 +8,7 @@ thread; the second task's steps are measured, since before it there is nothing t
 alternate. A step is what it costs in processor time, so that other programs on the machine hardly matter, without what
 a strategy does at boundaries; a round is the median over its steps, and a ratio the median over rounds. The limits are
 1.3 where a strategy declares no extra forward pass, 2.2 where it declares up to one, and one more for each further
-one. The last line of the output is JSON. Takes about five minutes.
+one. The last line of the output is JSON. Takes about twenty minutes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vla_cl.config import compose
 from vla_cl.data import Episode, Header, Statistics, WindowDataset, write_demonstrations
-from vla_cl.policies import Policy, PolicyConfig, PolicyFeatures, build_policy
+from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.progress import progress_bar
 from vla_cl.strategies import STRATEGIES, build_strategy
 from vla_cl.tasks import find_task
@@ -93,19 +94,9 @@ def demonstrations(folder: Path, name: str, seed: int) -> WindowDataset:
 
 def fresh_policy() -> Policy:
     """`policy=lowdim_transformer`."""
-    config = PolicyConfig(
-        name="lowdim_transformer",
-        backbone="lowdim_transformer",
-        backbone_options={"width": 64, "layers": 2},
-        head="flow",
-        head_options={"width": 128, "layers": 2, "steps": 5},
-        chunk=CHUNK,
-        execute=CHUNK,
-        pixels=False,
-        privileged=True,
-    )
+    (config,) = compose(["suite=mw5", "policy=lowdim_transformer"])
     features = PolicyFeatures(action_dim=ACTIONS, agent_pos_dim=ACTIONS, environment_state_dim=STATE)
-    policy = build_policy(config, features, seed=0)
+    policy = build_policy(config.policy, features, seed=0)
     one, state = (1.0,) * ACTIONS, ((0.0,) * STATE, (1.0,) * STATE)
     ranges = {"action": ((-1.0,) * ACTIONS, one), "agent_pos": ((0.0,) * ACTIONS, one), "environment_state": state}
     policy.set_statistics(Statistics.from_ranges(ranges))

@@ -201,3 +201,5 @@ def test_whether_a_policy_listens_is_one_command(
     assert said[:2] == said[6:8][::-1] and said[8:] == ["", ""]
     assert main(["evaluate", str(run), "--language", "--instructions", "swapped"]) == 2
     assert "give one of the two" in capfd.readouterr().err
+    assert main(["evaluate", str(run), "--language", "--videos", "films"]) == 2
+    assert "leave out --videos" in capfd.readouterr().err

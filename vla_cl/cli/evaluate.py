@@ -93,6 +93,8 @@ def evaluate(
         raise ConfigurationError("--device is the server's business; give it to vla-cl serve")
     if language and instructions is not None:
         raise ConfigurationError("--language tries all --instructions; give one of the two")
+    if language and videos is not None:
+        raise ConfigurationError("--language films nothing; leave out --videos, or film one of the --instructions")
     load_plugins(plugin or [])
     from vla_cl.checkpoint import evaluate_checkpoint, evaluate_server
     from vla_cl.config import protocol_options
