@@ -4,11 +4,11 @@
     python benchmarks/strategies.py --strategy ewc --strategy agem
 
 Each strategy learns two tasks of made-up demonstrations with the policy `lowdim_transformer` and batches of 32, one
-thread; the second task's steps are measured, since before it there is nothing to remember. Rounds of the two sides
-alternate. A step is what it costs in processor time, so that other programs on the machine hardly matter, without what
-a strategy does at boundaries; a round is the median over its steps, and a ratio the median over rounds. The limits are
-1.3 where a strategy declares no extra forward pass, 2.2 where it declares up to one, and one more for each further
-one. The last line of the output is JSON. Takes about twenty minutes.
+thread; the second task's steps are measured, since before it there is nothing to remember. The two sides alternate step
+by step, so that both meet the same moods of the machine. A step is what it costs in processor time, without what a
+strategy does at boundaries; steps are added up in blocks, so that what is done every few steps counts, and a ratio is
+the median over blocks. The limits are 1.3 where a strategy declares no extra forward pass, 2.2 where it declares up to
+one, and one more for each further one. The last line of the output is JSON. Takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import argparse
 import json
 import math
 import os
-import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +45,9 @@ TASKS = ("window-close", "faucet-close")
 ACTIONS, STATE, CHUNK, LENGTH, EPISODES = 4, 39, 8, 80, 25
 WARM = 5
 """Steps at the beginning of a task that are not counted."""
+
+BLOCK = 10
+"""Steps that are added up."""
 
 
 @dataclass
@@ -103,37 +109,73 @@ def fresh_policy() -> Policy:
     return policy.eval()
 
 
-def step_seconds(name: str, data: list[WindowDataset], steps: int) -> tuple[float, float]:
-    """Median processor time of a step of the second task, and the forward passes that the strategy declares for it."""
-    policy, strategy = fresh_policy(), build_strategy(name, {}, seed=0)
-    options = TrainingOptions(steps=steps, batch_size=32, warmup_steps=2, log_every=steps, checkpoint_every=10 * steps)
-    moments: list[float] = []
-    for stage, (task, windows) in enumerate(zip(TASKS, data, strict=True)):
-        strategy.begin_task(find_task(task), policy, windows)
-        moments.clear()
+class Side:
+    """One strategy on its way through the two tasks."""
+
+    def __init__(self, name: str, data: list[WindowDataset], steps: int) -> None:
+        self.policy, self.strategy = fresh_policy(), build_strategy(name, {}, seed=0)
+        self.data = data
+        self.options = TrainingOptions(
+            steps=steps, batch_size=32, warmup_steps=2, log_every=steps, checkpoint_every=10 * steps
+        )
+        self.moments: list[float] = []
+        """Processor time of the thread that learns, after each step of the second task."""
+
+    def learn(self, stage: int, on_step: Callable[[], None]) -> None:
+        """Learn one of the tasks."""
+        task, windows = find_task(TASKS[stage]), self.data[stage]
+        self.strategy.begin_task(task, self.policy, windows)
         fit(
-            policy,
+            self.policy,
             windows,
-            strategy,
-            options,
+            self.strategy,
+            self.options,
             seed=0,
             stage=stage,
-            on_step=lambda _: moments.append(time.process_time()),
+            on_step=lambda _: on_step(),
         )
-        passes = float(strategy.extra_passes)
-        strategy.end_task(find_task(task), policy, windows)
-    return statistics.median(np.diff(moments[WARM:]).tolist()), passes
+        self.extra_passes = float(self.strategy.extra_passes)
+        self.strategy.end_task(task, self.policy, windows)
+
+    def block_seconds(self) -> NDArray[np.float64]:
+        """Processor time of each block of steps of the second task."""
+        steps = np.diff(self.moments)[WARM:]
+        return steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK).sum(1)
 
 
-def measure(name: str, data: list[WindowDataset], steps: int, rounds: int) -> Row:
-    """Alternate the two sides."""
-    ratios = []
-    for _ in range(rounds):
-        reference, _ = step_seconds("sequential", data, steps)
-        seconds, passes = step_seconds(name, data, steps)
-        ratios.append(seconds / reference)
+def alternate(sides: Sequence[Side]) -> None:
+    """Let the sides learn the second task in threads of which only one ever runs, changing after every step."""
+    turns = [threading.Semaphore(int(index == 0)) for index in range(len(sides))]
+
+    def learn(index: int) -> None:
+        own, other = turns[index], turns[1 - index]
+
+        def hand_over() -> None:
+            sides[index].moments.append(time.thread_time())
+            other.release()
+            own.acquire()
+
+        own.acquire()
+        try:
+            sides[index].learn(1, hand_over)
+        finally:
+            other.release()
+
+    with ThreadPoolExecutor(len(sides)) as threads:
+        for outcome in [threads.submit(learn, index) for index in range(len(sides))]:
+            outcome.result()
+
+
+def measure(name: str, data: list[WindowDataset], steps: int) -> Row:
+    """One strategy against sequential fine-tuning."""
+    sides = [Side("sequential", data, steps), Side(name, data, steps)]
+    for side in sides:
+        side.learn(0, lambda: None)
+    alternate(sides)
+    reference, measured = (side.block_seconds() for side in sides)
+    passes = sides[1].extra_passes
     limit = 1.3 if passes == 0 else 2.2 + max(0, math.ceil(passes) - 1)
-    return Row(round(statistics.median(ratios), 2), passes, limit)
+    return Row(round(float(np.median(measured / reference)), 2), passes, limit)
 
 
 def main() -> None:
@@ -141,8 +183,7 @@ def main() -> None:
     known = [name for name in STRATEGIES if name != "frozen"]  # which takes no steps
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--strategy", action="append", choices=known, help="one of them; all without")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=WARM + 8 * BLOCK + 1, help=f"at least {WARM + BLOCK + 1}")
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = options.strategy or known
@@ -150,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, progress_bar("strategies", len(names)) as advance:
         data = [demonstrations(Path(folder), name, seed) for seed, name in enumerate(TASKS)]
         for name in names:
-            rows[name] = measure(name, data, options.steps, options.rounds)
+            rows[name] = measure(name, data, options.steps)
             advance(1)
     table = Table("strategy", "step, of sequential's", "extra passes", "limit")
     for name, row in rows.items():
