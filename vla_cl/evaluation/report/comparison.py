@@ -12,6 +12,7 @@ from typing import Any
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.estimates import ESTIMATED_METRICS, Estimate, episode_outcomes, estimate
 from vla_cl.evaluation.report.catalogue import METRICS
+from vla_cl.evaluation.report.protocols import PROTOCOL
 from vla_cl.evaluation.report.runs import Run, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
     MISSING,
@@ -28,18 +29,7 @@ REPEATED = ("seed", "order")
 """What tells the runs of a row apart: each is a sequence of its own."""
 
 _PLACES = ("output", "data", "name", "dataset", "assets", "plugins")
-_SHARED = (
-    "suite",
-    "length",
-    "boundaries",
-    "blur",
-    "collection.",
-    "training.",
-    "evaluation.",
-    "rendering.",
-    "dataset_",
-    "federation.",
-)
+_SHARED = (*PROTOCOL, "collection.", "training.", "dataset_", "federation.")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vla_cl.evaluation.report.charts import run_swatch
 from vla_cl.evaluation.report.colours import RUN_COLOURS_DARK, RUN_COLOURS_LIGHT, VIRIDIS
 from vla_cl.evaluation.report.curves import loss_panels, mean_of_seen_tasks, success_panels
 from vla_cl.evaluation.report.heat_map import DENSE_FROM, HeatRow, decimal, heat_map
+from vla_cl.evaluation.report.protocols import protocol_differences
 from vla_cl.evaluation.report.runs import Run, Video, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
     MISSING,
@@ -114,7 +115,8 @@ def _render(runs: Sequence[Run]) -> str:
     resources = files(__package__)
     style = resources.joinpath("style.css").read_text(encoding="utf-8")
     template = environment.from_string(resources.joinpath("template.html.j2").read_text(encoding="utf-8"))
-    metrics = metric_lines(runs)
+    differences = protocol_differences(runs)
+    metrics = metric_lines(runs, rank=not differences)
     return template.render(
         title=f"Continual learning on {_joined(_setting(run, 'suite') for run in runs)}",
         facts=_facts(runs),
@@ -129,6 +131,7 @@ def _render(runs: Sequence[Run]) -> str:
         success=success_panels(runs),
         losses=loss_panels(runs),
         metrics=metrics,
+        protocol_differences=differences,
         needs=needs_line(runs),
         ledger=ledger_lines(runs),
         stage_columns=[*LEDGER_BYTES.values(), *LEDGER_SECONDS.values()],

@@ -59,14 +59,14 @@ class Line:
     group: bool = False
 
 
-def metric_lines(runs: Sequence[Run]) -> list[Line]:
-    """Every metric of the catalogue, with the best run marked where runs differ."""
+def metric_lines(runs: Sequence[Run], rank: bool = True) -> list[Line]:
+    """Every metric of the catalogue, with the best run marked where runs differ, if they may be ranked."""
     lines = []
     for metric in METRICS:
         values = [number(run.metrics.get(metric.key)) for run in runs]
         sign = 1 if metric.direction == HIGHER else -1
         known = [sign * value for value in values if value is not None]
-        best = max(known) if len(known) > 1 and min(known) < max(known) else None
+        best = max(known) if rank and len(known) > 1 and min(known) < max(known) else None
         entries = tuple(
             Entry(MISSING) if value is None else Entry(decimal(value), f"{value:.6g}", sign * value == best)
             for value in values
