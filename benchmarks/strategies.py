@@ -98,9 +98,9 @@ def demonstrations(folder: Path, name: str, seed: int) -> WindowDataset:
     return WindowDataset(path, CHUNK, privileged=True)
 
 
-def fresh_policy() -> Policy:
-    """`policy=lowdim_transformer`."""
-    (config,) = compose(["suite=mw5", "policy=lowdim_transformer"])
+def fresh_policy(width: int) -> Policy:
+    """`policy=lowdim_transformer` with a trunk of some width."""
+    (config,) = compose(["suite=mw5", "policy=lowdim_transformer", f"policy.backbone_options.width={width}"])
     features = PolicyFeatures(action_dim=ACTIONS, agent_pos_dim=ACTIONS, environment_state_dim=STATE)
     policy = build_policy(config.policy, features, seed=0)
     one, state = (1.0,) * ACTIONS, ((0.0,) * STATE, (1.0,) * STATE)
@@ -112,8 +112,8 @@ def fresh_policy() -> Policy:
 class Side:
     """One strategy on its way through the two tasks."""
 
-    def __init__(self, name: str, data: list[WindowDataset], steps: int) -> None:
-        self.policy, self.strategy = fresh_policy(), build_strategy(name, {}, seed=0)
+    def __init__(self, name: str, data: list[WindowDataset], steps: int, width: int) -> None:
+        self.policy, self.strategy = fresh_policy(width), build_strategy(name, {}, seed=0)
         self.data = data
         self.options = TrainingOptions(
             steps=steps, batch_size=32, warmup_steps=2, log_every=steps, checkpoint_every=10 * steps
@@ -166,9 +166,9 @@ def alternate(sides: Sequence[Side]) -> None:
             outcome.result()
 
 
-def measure(name: str, data: list[WindowDataset], steps: int) -> Row:
+def measure(name: str, data: list[WindowDataset], steps: int, width: int) -> Row:
     """One strategy against sequential fine-tuning."""
-    sides = [Side("sequential", data, steps), Side(name, data, steps)]
+    sides = [Side("sequential", data, steps, width), Side(name, data, steps, width)]
     for side in sides:
         side.learn(0, lambda: None)
     alternate(sides)
@@ -184,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--strategy", action="append", choices=known, help="one of them; all without")
     parser.add_argument("--steps", type=int, default=WARM + 8 * BLOCK + 1, help=f"at least {WARM + BLOCK + 1}")
+    parser.add_argument("--width", type=int, default=64, help="of the policy's trunk; adapters cost less of a wide one")
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = options.strategy or known
@@ -191,14 +192,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, progress_bar("strategies", len(names)) as advance:
         data = [demonstrations(Path(folder), name, seed) for seed, name in enumerate(TASKS)]
         for name in names:
-            rows[name] = measure(name, data, options.steps)
+            rows[name] = measure(name, data, options.steps, options.width)
             advance(1)
     table = Table("strategy", "step, of sequential's", "extra passes", "limit")
     for name, row in rows.items():
         mark = "" if row.ratio <= row.limit else "[red] above[/red]"
         table.add_row(name, f"{row.ratio:.2f}{mark}", f"{row.extra_passes:g}", f"{row.limit:g}")
     Console().print(table)
-    print(json.dumps({"steps": options.steps, "strategies": {name: vars(row) for name, row in rows.items()}}))
+    print(
+        json.dumps(
+            {
+                "steps": options.steps,
+                "width": options.width,
+                "strategies": {name: vars(row) for name, row in rows.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

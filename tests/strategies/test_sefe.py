@@ -14,7 +14,7 @@ from tests.strategies.low_rank import RANK, TRAINING, begin, build, learn, losse
 from vla_cl.data import WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.adapters import LowRank, delta_weights
-from vla_cl.strategies.sefe import key_change, key_elements
+from vla_cl.strategies.sefe import KeyChange, key_elements
 from vla_cl.tasks import Task
 from vla_cl.training import fit
 
@@ -32,8 +32,15 @@ def test_key_elements_are_those_that_changed_most() -> None:
 def test_the_penalty_is_the_mean_magnitude_of_the_change_there() -> None:
     factor = LowRank(nn.Parameter(torch.tensor([[1.0, 2.0]])), nn.Parameter(torch.tensor([[3.0], [-1.0]])), 0.5)
     # 0.5 B A = [[1.5, 3.0], [-0.5, -1.0]]
-    assert float(key_change(factor, torch.tensor([0, 3], dtype=torch.int32)).detach()) == (1.5 + 1.0) / 2
-    assert float(key_change(factor, torch.tensor([2], dtype=torch.int32)).detach()) == 0.5
+
+    def penalty(**elements: list[int]) -> float:
+        known = {layer: torch.tensor(each, dtype=torch.int32) for layer, each in elements.items()}
+        return float(torch.as_tensor(KeyChange({"one": factor, "two": factor, "none": factor}, known)()).detach())
+
+    assert penalty(one=[0, 3]) == (1.5 + 1.0) / 2
+    assert penalty(two=[2]) == 0.5
+    assert penalty(one=[0, 3], two=[2], none=[]) == (1.5 + 1.0) / 2 + 0.5
+    assert penalty() == 0.0
 
 
 def top(change: torch.Tensor) -> set[int]:

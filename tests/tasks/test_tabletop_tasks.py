@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from vla_cl.envs import ObservationOptions
+from vla_cl.envs.tabletop import Scene
 from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
-from vla_cl.tasks import Task, make_expert
-from vla_cl.tasks.tabletop import check_told_apart, read_declaration, tabletop_task
+from vla_cl.tasks import SUITES, Task, get_suite, make_expert
+from vla_cl.tasks.tabletop import check_told_apart, check_unambiguous, read_declaration, tabletop_task
 from vla_cl.tasks.template import write_template
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "examples" / "tidy_up.yaml"
@@ -52,6 +53,12 @@ def test_words_follow_from_the_goal_and_from_what_tells_twins_apart():
 
 def without(*names: str) -> dict[str, Any]:
     return {name: each for name, each in SCENE["things"].items() if name not in names}
+
+
+@pytest.mark.parametrize("suite", [name for name in SUITES if name.startswith("tabletop_")])
+def test_the_scenes_of_the_suites_can_be_set_up_and_are_not_ambiguous(suite: str):
+    for task in get_suite(suite).tasks:
+        check_unambiguous(Scene.from_mapping(task.arguments["scene"]))
 
 
 def test_words_of_ones_own_are_left_as_they_are():

@@ -30,10 +30,29 @@ def key_elements(change: Tensor, share: float) -> Tensor:
     return change.flatten().abs().topk(count).indices.sort().values.int()
 
 
-def key_change(factor: LowRank, elements: Tensor) -> Tensor:
-    """The mean of |alpha / rank (B A)_e| over elements e of the flattened weight."""
-    change = factor.scale * (factor.up.flatten(1) @ factor.down.flatten(1))
-    return change.flatten()[elements.long()].abs().mean()
+class KeyChange:
+    """sum_layers mean_(e in K) |alpha / rank (B A)_e| of a task's factors.
+
+    What stays the same during the task is worked out once.
+
+    Args:
+        factors: A and B of each layer.
+        elements: K of each layer, indices (n,) into its flattened weight; layers without any do not count.
+    """
+
+    def __init__(self, factors: Mapping[str, LowRank], elements: Mapping[str, Tensor]) -> None:
+        self.parts = [
+            (factor, elements[layer].long()) for layer, factor in factors.items() if len(elements.get(layer, ()))
+        ]
+        shares = [torch.full(indices.shape, abs(factor.scale) / len(indices)) for factor, indices in self.parts]
+        self.shares = torch.cat(shares).to(self.parts[0][1].device) if shares else None
+
+    def __call__(self) -> Tensor | float:
+        """The sum, 0 without elements."""
+        if self.shares is None:
+            return 0.0
+        changes = [(factor.up.flatten(1) @ factor.down.flatten(1)).flatten()[at] for factor, at in self.parts]
+        return (torch.cat(changes).abs() * self.shares).sum()
 
 
 @STRATEGIES.decorator("sefe")
@@ -76,6 +95,7 @@ class SEFE(LowRankStrategy):
         self.draws = 0
         self.start: dict[str, Tensor] = {}
         self.factors: dict[str, LowRank] = {}
+        self.key_change = KeyChange({}, {})
 
     def begin_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         super().begin_task(task, policy, data)
@@ -104,12 +124,7 @@ class SEFE(LowRankStrategy):
         return replace(batch, observation=_told(batch.observation, tuple(texts)))
 
     def loss(self, batch: Batch, output: PolicyOutput) -> Tensor | float:
-        changes = [
-            key_change(factor, self.elements[layer])
-            for layer, factor in self.factors.items()
-            if len(self.elements.get(layer, ()))
-        ]
-        return self.options.strength * torch.stack(changes).sum() if changes else 0.0
+        return self.options.strength * self.key_change()
 
     @torch.no_grad()
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
@@ -122,13 +137,14 @@ class SEFE(LowRankStrategy):
         for layer, change in changes.items():
             earlier, added = self.elements.get(layer), key_elements(change, self.options.share)
             self.elements[layer] = added if earlier is None else torch.unique(torch.cat([earlier, added]))
-        self.start, self.factors = {}, {}
+        self.start, self.factors, self.key_change = {}, {}, KeyChange({}, {})
         if name is not None:
             self.fold_adapter(policy, name)
 
     def _place(self, policy: Policy) -> None:
         device = next(policy.parameters()).device
         self.elements = {layer: elements.to(device) for layer, elements in self.elements.items()}
+        self.key_change = KeyChange(self.factors, self.elements)
 
     def state_dict(self) -> dict[str, Any]:
         own = {"elements": self.elements, "paraphrases": self.paraphrases, "draws": self.draws}

@@ -48,6 +48,7 @@ def tabletop_task(
     instruction: str = "",
     paraphrases: Sequence[str] = (),
     held_out_paraphrases: Sequence[str] = (),
+    check: bool = True,
     **arguments: Any,
 ) -> Task:
     """A task on a declared scene.
@@ -58,6 +59,8 @@ def tabletop_task(
             goal's order is not the order in which to do things, or leaves out what must be done on the way.
         horizon: Control steps until an episode is truncated.
         instruction, paraphrases, held_out_paraphrases: Words; without an instruction they are made from the goal.
+        check: Whether to draw initial states to see that the scene can be set up and is not ambiguous, which takes
+            some ten milliseconds.
         arguments: Further arguments of the backend: robot, action_delay, ...
 
     Raises:
@@ -67,7 +70,8 @@ def tabletop_task(
     """
     try:
         declared = Scene.from_mapping(scene)
-        check_unambiguous(declared)
+        if check:
+            check_unambiguous(declared)
         wording = Wording(instruction, tuple(paraphrases), tuple(held_out_paraphrases))
         if not instruction:
             wording = _words(declared)
