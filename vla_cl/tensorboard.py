@@ -1,15 +1,44 @@
-"""What a run shows in TensorBoard: scalars, pictures of the success matrix, hyper-parameters."""
+"""What a run shows in TensorBoard while it goes on: scalars, pictures of the success matrix; and its hyper-parameters.
+
+`tensorboard --logdir RUN` shows one run, `--logdir` of a grid's folder all of its runs, with a table of
+hyper-parameters beside results.
+"""
 
 from __future__ import annotations
 
+import shutil
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vla_cl.config import flatten
 from vla_cl.evaluation import success_matrix
 from vla_cl.evaluation.report.figures import success_matrix_figure
 from vla_cl.evaluation.rows import EpisodeRow
 from vla_cl.training import TrainingRow
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FLUSH_SECONDS = 10
+"""At most so old is what a reader sees."""
+
+RESULTS = "results"
+"""Folder of hyper-parameters and results: a run of its own for TensorBoard, whose scalars are the table's columns."""
+
+SHOWN_RESULTS = (
+    "final_average",
+    "forgetting",
+    "learning_accuracy",
+    "backward_transfer",
+    "forward_transfer",
+    "zero_shot_average",
+    "seconds",
+)
+"""Of `metrics.json`, where they were measured."""
+
+PLACES = ("output", "data", "name", "device", "plugins", "assets", "threads")
+"""Settings that say where a run was made, and are no hyper-parameters."""
 
 
 class TensorBoardLog:
@@ -21,14 +50,23 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, steps_per_stage: int) -> None:
+        self.folder = Path(folder)
+        self.steps_per_stage = steps_per_stage
+        self.trained_from: int | None = None
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        """The event file, begun with the first event. What a killed process wrote of steps that are trained again gives
+        way.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(log_dir=str(folder))
-        self.steps_per_stage = steps_per_stage
+        return SummaryWriter(str(self.folder), purge_step=self.trained_from, flush_secs=FLUSH_SECONDS)
 
     def training(self, stage: int, row: TrainingRow) -> None:
         """The scalars of one row of the training log."""
         step = stage * self.steps_per_stage + row.step
+        self.trained_from = step if self.trained_from is None else self.trained_from
         for name in ("loss", "imitation_loss", "gradient_norm", "learning_rate"):
             self.writer.add_scalar(f"training/{name}", getattr(row, name), step)
 
@@ -47,12 +85,33 @@ class TensorBoardLog:
         self.writer.flush()
 
     def results(self, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Hyper-parameters beside the metrics they led to."""
-        plain = {key: value for key, value in flatten(config).items() if isinstance(value, (bool, int, float, str))}
-        names = ("learning_accuracy", "final_average", "forgetting", "backward_transfer")
-        numbers = {f"results/{name}": metrics[name] for name in names if metrics[name] is not None}
-        self.writer.add_hparams(plain, numbers, run_name=".")
+        """Hyper-parameters beside the metrics they led to, in place of what was said of them before.
+
+        No run describes the whole experiment: its columns are what TensorBoard finds in the runs below its `--logdir`,
+        so a grid of strategies with different options makes one table.
+
+        Args:
+            config: The resolved configuration.
+            metrics: The content of `metrics.json`.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        shutil.rmtree(self.folder / RESULTS, ignore_errors=True)
+        plain = {
+            key: value
+            for key, value in flatten(config).items()
+            if isinstance(value, (bool, int, float, str)) and key.split(".")[0] not in PLACES
+        }
+        numbers = {name: metrics[name] for name in SHOWN_RESULTS if metrics.get(name) is not None}
+        _, start, end = hparams(plain, {})  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self.folder / RESULTS)) as writer:
+            writer.file_writer.add_summary(start)
+            writer.file_writer.add_summary(end)
+            for name, number in numbers.items():
+                writer.add_scalar(name, number)
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        self.writer.close()
+        """Flush and close the event file, if there is one."""
+        if "writer" in self.__dict__:
+            self.writer.close()
