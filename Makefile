@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` do all the set-up themselves.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format docs test-matrix benchmark wheel clean
+.PHONY: help setup quickstart test lint format docs browser test-matrix benchmark wheel clean
 
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
@@ -29,8 +29,11 @@ docs: setup ## Build the site into site/
 
 # One thread a process: the test processes share the cores.
 test: export OMP_NUM_THREADS ?= 1
-test: lint docs ## Everything that must hold: lint, docs, tests
+test: lint docs browser ## Everything that must hold: lint, docs, tests
 	.venv/bin/python -m pytest $(PYTEST_OPTIONS)
+
+browser: setup  # Chromium, where it may be installed; the tests of pages are skipped without
+	@scripts/setup.sh --browser
 
 test-matrix: setup ## Every strategy with every head on every backbone (an hour)
 	.venv/bin/python -m pytest $(PYTEST_OPTIONS) --dist load -m matrix tests/strategies/test_matrix.py

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Put everything that the Makefile needs into .venv: missing Debian packages, PyTorch, this package, its tools.
 # Safe to run again: it returns at once unless pyproject.toml, this file or the place of the checkout changed.
-# PYTHON=python3.12 scripts/setup.sh picks the interpreter.
+# PYTHON=python3.12 scripts/setup.sh picks the interpreter; with --browser it also gets Chromium, for the tests of pages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.set-up
 fingerprint=$(cat pyproject.toml scripts/setup.sh scripts/requirements_without.py <(pwd) | sha256sum)
-if [[ -x .venv/bin/vla-cl && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
-    exit 0
-fi
+is_set_up() { [[ -x .venv/bin/vla-cl && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; }
+needs_browser=false
+if [[ ${1-} == --browser ]] && ! command -v chromium >/dev/null; then needs_browser=true; fi
+if is_set_up && ! $needs_browser; then exit 0; fi
 
 step="starting"
 say() { step=$1; printf '\033[1m[set-up]\033[0m %s\n' "$1"; }
@@ -60,6 +61,9 @@ install_packages() {
         echo "warning: missing system packages (Debian calls them: $*); going on without" >&2
     fi
 }
+
+if $needs_browser; then install_packages chromium; fi  # without it those tests are skipped
+if is_set_up; then exit 0; fi
 
 has_library() { ldconfig -p 2>/dev/null | grep -q "$1" || compgen -G "/usr/lib/*/$1" >/dev/null; }
 
