@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl import __version__
 
-WORK = ["run", "grid", "collect", "data", "evaluate", "serve", "report"]
+WORK = ["run", "grid", "collect", "data", "evaluate", "serve", "report", "compare"]
 COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "assets", "doctor"]
 
 

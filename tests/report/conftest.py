@@ -136,6 +136,12 @@ def make_run() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def make_film() -> Callable[..., None]:
+    """`make_video`."""
+    return make_video
+
+
+@pytest.fixture(scope="session")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A sequential and a replay run over three tasks."""
     root = tmp_path_factory.mktemp("runs")
@@ -209,6 +215,13 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        """Press and release a key, such as Tab (9) or ArrowRight (39); modifiers 8 is Shift."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+            )
 
     def screenshot(self, path: Path) -> Path:
         """Write a picture of the whole page."""

@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import summarise
-from vla_cl.evaluation.report.comparison import as_csv, as_markdown, compare_runs, row_labels, write_comparison
+from vla_cl.evaluation.report.comparison import compare_runs, row_labels
+from vla_cl.evaluation.report.formats import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_text,
+    protocol_letter,
+    table,
+    write_comparison,
+)
 from vla_cl.evaluation.report.runs import read_runs
 
 MakeRun = Callable[..., Path]
@@ -57,14 +67,15 @@ def test_markdown_has_a_line_a_row_and_numbers_with_intervals(folders: list[Path
     lines = as_markdown(compare_runs(folders)).splitlines()
     heading, rule, sequential, replay = ([cell.strip() for cell in text.strip("|").split("|")] for text in lines)
     assert heading == [
-        "Strategy", "Runs", "Final average", "Forgetting", "Forward transfer", "Learning accuracy", "Stored",
-        "Extra parameters", "Extra passes", "Acting passes", "Training", "Acting",
+        "Strategy", "Runs", "Final average", "Forgetting", "Forward transfer", "Learning accuracy", "Rank",
+        "Stored", "Extra parameters", "Extra passes", "Acting passes", "Training", "Acting",
     ]  # fmt: skip
-    assert rule == ["---"] + ["---:"] * 11
+    assert rule == ["---"] + ["---:"] * 12
     assert sequential[:2] == ["sequential", "2"] and replay[:2] == ["replay", "2"]
     assert sequential[2].startswith("0.36 [") and sequential[2].endswith("]")
     assert sequential[4] == "–"
-    assert replay[6:] == ["12.6 MB", "49,152", "1", "0.5", "2 min 04 s", "3.25 ms"]
+    assert replay[6].startswith("1 [1, ") and sequential[6].startswith("2 [")
+    assert replay[7:] == ["12.6 MB", "49,152", "1", "0.5", "2 min 04 s", "3.25 ms"]
     assert all(text.startswith("| ") and text.endswith(" |") for text in lines)
 
 
@@ -84,10 +95,10 @@ def test_the_files_of_a_table_say_the_same_every_time(folders: list[Path], tmp_p
     first, second = (
         {path.name: path.read_text() for path in (tmp_path / name).iterdir()} for name in ("first", "second")
     )
-    assert first == second and set(first) == {"grid.json", "grid.md", "grid.csv"}
-    table = json.loads(first["grid.json"])
-    assert table["failed"] == [] and table["confidence"] == 0.95
-    assert table["rows"][1]["metrics"]["forgetting"]["values"] == pytest.approx([0.025, 0.75])
+    assert first == second and set(first) == {"grid.json", "grid.md", "grid.tex", "grid.csv"}
+    read = json.loads(first["grid.json"])
+    assert read["failed"] == [] and read["confidence"] == 0.95
+    assert read["rows"][1]["metrics"]["forgetting"]["values"] == pytest.approx([0.025, 0.75])
 
 
 def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -125,3 +136,39 @@ def test_policies_are_named_and_their_options_where_they_differ_under_one_name()
     assert row_labels(rows) == ["ewc, lowdim", "ewc, compact"]
     rows = [settings("ewc", policy__chunk="8"), settings("ewc", policy__chunk="16")]
     assert row_labels(rows) == ["ewc, policy.chunk=8", "ewc, policy.chunk=16"]
+
+
+def test_latex_has_the_rules_of_booktabs_and_escapes_every_text(folders: list[Path]) -> None:
+    rows = compare_runs(folders, replicates=20)
+    lines = as_latex([replace(rows[0], label=r"a_b & 50% of {#1} \x~^$"), rows[1]]).splitlines()
+    assert lines[1:3] == [r"\begin{tabular}{lrrrrrrrrrrrr}", r"\toprule"]
+    assert lines[4] == r"\midrule" and lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    told = r"a\_b \& 50\% of \{\#1\} \textbackslash{}x\textasciitilde{}\textasciicircum{}\$"
+    assert lines[5].startswith(told + " & 2 & 0.36 [") and lines[5].endswith(r" \\")
+    assert all(line.count(" & ") == 12 for line in (lines[3], *lines[5:7])), "as many columns as are declared"
+    assert all(line.isascii() for line in lines), "every LaTeX reads it"
+
+
+def test_each_format_has_a_name_and_others_are_refused(folders: list[Path]) -> None:
+    rows = compare_runs(folders, replicates=20)
+    assert json.loads(as_text(rows, "json"))["rows"][1]["rank"]["place"] == 1.0
+    assert as_text(rows, "csv").splitlines()[0].startswith("strategy,protocol,runs,final_average_mean,")
+    assert [as_text(rows, name)[:1] for name in ("md", "tex")] == ["|", "%"]
+    with pytest.raises(ConfigurationError, match="md, tex, csv, json, not as 'xlsx'"):
+        as_text(rows, "xlsx")
+
+
+def test_protocols_are_lettered() -> None:
+    assert [protocol_letter(group) for group in (0, 1, 25, 26, 27, 702)] == ["A", "B", "Z", "AA", "AB", "AAA"]
+
+
+def test_a_table_of_two_protocols_has_a_column_for_them_and_ranks_each_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / str(place), name, config={"evaluation": {"horizon": horizon}}, videos=False)
+        for place, (name, horizon) in enumerate((("sequential", 9), ("replay", 9), ("replay", 8), ("sequential", 8)))
+    ]
+    rows = compare_runs(runs, replicates=20)
+    headings, cells = table(rows)
+    assert headings[:3] == ["Strategy", "Protocol", "Runs"]
+    assert [line[1] for line in cells] == ["A", "A", "B", "B"]
+    assert [(row.rank.place, row.rank.among) for row in rows if row.rank] == [(2, 2), (1, 2), (1, 2), (2, 2)]

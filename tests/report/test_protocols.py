@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vla_cl.evaluation.report import write_report
-from vla_cl.evaluation.report.comparison import as_csv, as_markdown, compare_runs
+from vla_cl.evaluation.report.comparison import compare_runs
+from vla_cl.evaluation.report.formats import as_csv, as_markdown
 from vla_cl.evaluation.report.protocols import protocol_differences, protocol_groups
 from vla_cl.evaluation.report.runs import read_runs
 

@@ -171,7 +171,7 @@ def test_settings_that_differ_are_listed_beside_each_other(page: Page) -> None:
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(page: Page) -> None:
     loaded = [value for name in ("src", "href", "srcset", "poster", "data", "action") for value in page.values(name)]
     assert loaded
-    assert all(value.startswith("data:") for value in loaded)
+    assert all(value.startswith(("data:", "#")) for value in loaded)
     assert not re.search(r"https?://|url\(|@import|<script|javascript:", page.source)
 
 
@@ -180,6 +180,37 @@ def test_videos_are_inside_the_page_bit_for_bit(page: Page, two_runs: list[Path]
     recorded = [run / f"videos/stage_02/{task}.mp4" for task in sequence_of(two_runs[0]) for run in two_runs]
     assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [
         path.read_bytes() for path in recorded
+    ]
+
+
+def test_a_task_that_was_filmed_when_it_was_learned_stands_before_and_after(
+    make_run: MakeRun, make_film: Callable[..., None], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", "sequential")
+    for stage, task in enumerate(sequence_of(run)):
+        make_film(run / f"videos/stage_{stage:02d}/{task}.mp4", seed=7)
+
+    page = Page(write_report([run], tmp_path / "report.html"))
+
+    sources = [value for tag, name, value in page.attributes if (tag, name) == ("video", "src")]
+    shown = [("00", "window-close"), ("02", "window-close"), ("01", "push"), ("02", "push"), ("02", "faucet-close")]
+    assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [
+        (run / f"videos/stage_{stage}/{task}.mp4").read_bytes() for stage, task in shown
+    ]
+    assert page.text.count("right after it was learned") == 2
+
+
+def test_failures_say_which_initial_states_were_lost(make_run: MakeRun, tmp_path: Path) -> None:
+    table = [[0, 0], [2, None], [1, 19]]
+    run = make_run(tmp_path / "run", "ewc", successes=table, tasks=("a", "b"), instructions=("a", "b"), videos=False)
+
+    page = Page(write_report([run], tmp_path / "report.html"))
+
+    rows = [row for row in page.rows if row and row[0] in ("a", "b") and "/" in row[1]]
+    never = "2000002, 2000003, 2000004, 2000005, 2000006, 2000007, … (18)"
+    assert rows == [
+        ["a", "2/20", "1/20", "2000001", never, "horizon 19"],
+        ["b", "19/20", "19/20", "–", "2000019", "horizon 1"],
     ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from vla_cl.cli.compare import PAGE
 from vla_cl.cli.output import print_table, progress, results
 from vla_cl.cli.run import check, composed, print_config
 
@@ -44,7 +45,8 @@ def grid(
 
     Each run has a folder that its configuration names, so runs that are there already are not done again, whoever
     did them, and an interrupted grid goes on when the same command is given again. A run that fails leaves the others
-    alone; the exit status is then 1. The table is printed, and written as grid.json, grid.md and grid.csv.
+    alone; the exit status is then 1. The table is printed, and written as grid.md, grid.tex,
+    grid.csv and grid.json; compare.html shows everything on one page.
 
     [bold]Examples[/bold]
 
@@ -78,7 +80,9 @@ def _print_results(runs: Sequence[GridRun], folder: Path) -> None:
     Raises:
         Exit: Something did.
     """
-    from vla_cl.evaluation.report.comparison import compare_runs, table, write_comparison
+    from vla_cl.evaluation.report.compare import write_compare_page
+    from vla_cl.evaluation.report.comparison import compare_runs
+    from vla_cl.evaluation.report.formats import table, write_comparison
     from vla_cl.grid import State
 
     done = [run.config.folder for run in runs if run.state is State.DONE]
@@ -87,7 +91,10 @@ def _print_results(runs: Sequence[GridRun], folder: Path) -> None:
         rows = compare_runs(done)
         print_table(*table(rows))
         write_comparison(rows, folder / "grid", failed=[{"run": run.name, "reason": run.reason} for run in failed])
-        results().print(f"\ntable: {(folder / 'grid.md').resolve()} (.json, .csv)", soft_wrap=True, markup=False)
+        page = write_compare_page(rows, folder / PAGE, left_out=[(run.name, run.reason) for run in failed])
+        console = results()
+        console.print(f"\ntable: {(folder / 'grid.md').resolve()} (.tex, .csv, .json)", soft_wrap=True, markup=False)
+        console.print(f"comparison: {page.resolve()}", soft_wrap=True, markup=False)
     if failed:
         console = progress()
         console.print(f"{len(failed)} of {len(runs)} runs failed:")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import assets, collect, data, doctor, evaluate, grid, listings, report, run, serve, tasks
+from vla_cl.cli import assets, collect, compare, data, doctor, evaluate, grid, listings, report, run, serve, tasks
 from vla_cl.cli.interrupts import interrupts_kept
 from vla_cl.errors import VlaClError
 
@@ -33,7 +33,15 @@ app = typer.Typer(
     "or [bold]vla-cl doctor[/bold] when something does not work.",
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Experiments": (run.run, grid.grid, collect.collect, evaluate.evaluate, serve.serve, report.report),
+    "Experiments": (
+        run.run,
+        grid.grid,
+        collect.collect,
+        evaluate.evaluate,
+        serve.serve,
+        report.report,
+        compare.compare,
+    ),
     "What there is": (listings.suites, listings.policies, listings.strategies),
     "This machine": (doctor.doctor,),
 }

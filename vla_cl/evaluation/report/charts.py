@@ -114,7 +114,7 @@ def line_panel(series: Sequence[Series], x_axis: Axis, y_axis: Axis, description
             path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in segment)
             parts.append(f'<polyline class="{"line" if marks else "line fine"}" points="{path}"/>')
             if marks:
-                parts += [_mark(line.style, x(point.x), y(point.y), point.description) for point in segment]
+                parts += [mark(line.style, x(point.x), y(point.y), point.description) for point in segment]
         parts.append("</g>")
     parts.append("</svg>")
     return Markup("".join(parts))
@@ -124,7 +124,7 @@ def run_swatch(style: int) -> Markup:
     """The line and mark of a run, for legends and headings."""
     return Markup(
         f'<svg class="swatch run-{style % COLOURS}" viewBox="0 0 26 12" aria-hidden="true">'
-        f'<line class="line" x1="1" x2="25" y1="6" y2="6"/>{_mark(style, 13, 6, "")}</svg>'
+        f'<line class="line" x1="1" x2="25" y1="6" y2="6"/>{mark(style, 13, 6, "")}</svg>'
     )
 
 
@@ -189,8 +189,8 @@ def _band(segment: Sequence[Point], x: Callable[[float], float], y: Callable[[fl
     return [f'<polygon class="band" points="{corners}"/>'] if ends else []
 
 
-def _mark(style: int, x: float, y: float, description: str) -> str:
-    """A circle, square, triangle or diamond of equal weight, by run."""
+def mark(style: int, x: float, y: float, description: str) -> str:
+    """A circle, square, triangle or diamond of equal weight, by run, as SVG; described to whoever points at it."""
     shapes = (
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.4"',
         f'<rect class="mark" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"',

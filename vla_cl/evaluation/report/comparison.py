@@ -1,28 +1,23 @@
-"""Runs put side by side, a row for what they have in common: the table of a grid, as JSON, Markdown and CSV."""
+"""Runs put side by side, a row for what they have in common: the table of a grid."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.estimates import ESTIMATED_METRICS, Estimate, episode_outcomes, estimate
-from vla_cl.evaluation.report.catalogue import METRICS
-from vla_cl.evaluation.report.protocols import PROTOCOL
+from vla_cl.evaluation.report.protocols import PROTOCOL, protocol_groups
+from vla_cl.evaluation.report.ranks import Rank, final_average_samples, ranks
 from vla_cl.evaluation.report.runs import Run, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
     MISSING,
     flattened,
-    human_bytes,
-    human_seconds,
     last_entry,
     total_of_entries,
 )
-from vla_cl.files import write_json, write_text
 from vla_cl.seeding import numpy_generator
 
 REPEATED = ("seed", "order")
@@ -59,15 +54,56 @@ class Row:
 
     Args:
         label: The strategy, and what else tells this row from the others.
-        runs: Names of the runs' folders.
+        members: Its runs.
         metrics: By name; see `ESTIMATED_METRICS`.
         costs: See `Costs`.
+        group: Rows of one number were measured alike, counted from 0 in order of appearance.
+        rank: Among the rows of its group, by final average; None where that was not measured.
+        final_averages: The bootstrap samples behind the rank, paired with those of the other rows of the group.
     """
 
     label: str
-    runs: tuple[str, ...]
+    members: tuple[Run, ...]
     metrics: Mapping[str, Estimate]
     costs: Costs
+    group: int = 0
+    rank: Rank | None = None
+    final_averages: tuple[float, ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the runs' folders."""
+        return tuple(run.folder.name for run in self.members)
+
+
+def finished_runs(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The finished runs in folders, each once, in order.
+
+    Args:
+        folders: Of runs, or of folders that hold runs.
+
+    Returns:
+        Folders of finished runs; and of the others, with the reason why each is left out.
+
+    Raises:
+        ConfigurationError: A folder is no run and holds none, or no run is finished.
+    """
+    runs: dict[Path, None] = {}
+    for folder in map(Path, folders):
+        inside = (
+            [folder]
+            if (folder / "config.json").is_file()
+            else sorted(path.parent for path in folder.glob("*/config.json"))
+        )
+        if not inside:
+            raise ConfigurationError(
+                f"{folder} is not a run and holds none; name folders that `vla-cl run` or `vla-cl grid` wrote"
+            )
+        runs.update(dict.fromkeys(inside))
+    finished = [run for run in runs if (run / "metrics.json").is_file()]
+    if not finished:
+        raise ConfigurationError(f"none of the {len(runs)} runs is finished; give the command that made them again")
+    return finished, [(run, "it is not finished") for run in runs if run not in set(finished)]
 
 
 def compare_runs(folders: Sequence[Path], *, replicates: int = 2000) -> list[Row]:
@@ -80,19 +116,39 @@ def compare_runs(folders: Sequence[Path], *, replicates: int = 2000) -> list[Row
     Raises:
         ConfigurationError: A folder is no run, or runs of a row were evaluated on different numbers of episodes.
     """
+    runs = read_runs(folders)
     grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for run in read_runs(folders):
+    for run in runs:
         grouped.setdefault(tuple(sorted(_settings(run.config).items())), []).append(run)
-    labels = row_labels([dict(settings) for settings in grouped])
+    protocols = dict(zip(map(id, runs), protocol_groups(runs), strict=True))
+    numbers: dict[frozenset[int], int] = {}
     rows = []
-    for label, runs in zip(labels, grouped.values(), strict=True):
-        outcomes = [episode_outcomes(run.rows, run.sequence) for run in runs]
+    for label, members in zip(row_labels([dict(settings) for settings in grouped]), grouped.values(), strict=True):
+        outcomes = [episode_outcomes(run.rows, run.sequence) for run in members]
         metrics = {
             metric: estimate(metric, outcomes, numpy_generator(0, "bootstrap", metric), replicates=replicates)
             for metric in ESTIMATED_METRICS
         }
-        rows.append(Row(label, tuple(run.folder.name for run in runs), metrics, _costs(runs)))
-    return rows
+        alike = frozenset(protocols[id(run)] for run in members)
+        group = numbers.setdefault(alike, len(numbers))
+        rows.append(Row(label, tuple(members), metrics, _costs(members), group))
+    return _ranked(rows)
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their ranks, each among those of its group whose final average was measured."""
+    ranked = list(rows)
+    for group in {row.group for row in rows}:
+        places = [
+            place
+            for place, row in enumerate(rows)
+            if row.group == group and row.metrics["final_average"].mean is not None
+        ]
+        samples = final_average_samples([rows[place].members for place in places], numpy_generator(0, "ranks"))
+        means = [rows[place].metrics["final_average"].mean or 0.0 for place in places]
+        for place, rank, sample in zip(places, ranks(means, samples), samples, strict=True):
+            ranked[place] = replace(rows[place], rank=rank, final_averages=tuple(sample.tolist()))
+    return ranked
 
 
 def row_labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
@@ -150,93 +206,3 @@ def _costs(runs: Sequence[Run]) -> Costs:
         train_seconds=averaged(total_of_entries(run, "train_seconds") for run in runs),
         acting_milliseconds=averaged(last_entry(run, "acting_milliseconds") for run in runs),
     )
-
-
-# --- formats ---------------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells as text for people. A column that no row can fill is left out."""
-    titles = {metric.key: metric.title for metric in METRICS}
-    columns: list[tuple[str, list[str]]] = [
-        ("Strategy", [row.label for row in rows]),
-        ("Runs", [str(len(row.runs)) for row in rows]),
-    ]
-    columns += [(titles[key], [_interval(row.metrics[key]) for row in rows]) for key in ESTIMATED_METRICS]
-    shown = {
-        "strategy_bytes": ("Stored", human_bytes),
-        "extra_parameters": ("Extra parameters", lambda value: f"{value:,.0f}"),
-        "extra_passes": ("Extra passes", lambda value: f"{value:.3g}"),
-        "acting_passes": ("Acting passes", lambda value: f"{value:.3g}"),
-        "train_seconds": ("Training", human_seconds),
-        "acting_milliseconds": ("Acting", lambda value: f"{value:.3g} ms"),
-    }
-    for key, (title, text) in shown.items():
-        values = [getattr(row.costs, key) for row in rows]
-        if any(value is not None for value in values):
-            columns.append((title, [MISSING if value is None else text(value) for value in values]))
-    return [title for title, _ in columns], [
-        list(cells) for cells in zip(*(cells for _, cells in columns), strict=True)
-    ]
-
-
-def _interval(value: Estimate) -> str:
-    if value.mean is None or value.low is None or value.high is None:
-        return MISSING
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """A table in Markdown, numbers to the right."""
-    headings, cells = table(rows)
-    rule = ["---", *("---:" for _ in headings[1:])]
-    lines = [headings, rule, *([cell.replace("|", "\\|") for cell in line] for line in cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """One line a row, every number exact, empty where it is not known."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    ends = ("mean", "low", "high", "student_low", "student_high")
-    writer.writerow(
-        ["strategy", "runs", *(f"{key}_{end}" for key in ESTIMATED_METRICS for end in ends), *Costs.__annotations__]
-    )
-    for row in rows:
-        numbers = [getattr(row.metrics[key], end) for key in ESTIMATED_METRICS for end in ends]
-        numbers += list(asdict(row.costs).values())
-        writer.writerow([row.label, len(row.runs), *("" if value is None else repr(value) for value in numbers)])
-    return text.getvalue()
-
-
-def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """Everything, with each run's own values."""
-    return {
-        "confidence": 0.95,
-        "low and high": "percentile bootstrap: sequence, then task, then episode",
-        "student_low and student_high": "Student's interval over the runs' values",
-        "rows": [
-            {
-                "strategy": row.label,
-                "runs": list(row.runs),
-                "metrics": {key: asdict(value) for key, value in row.metrics.items()},
-                "costs": asdict(row.costs),
-            }
-            for row in rows
-        ],
-    }
-
-
-def write_comparison(rows: Sequence[Row], path: Path, **more: Any) -> None:
-    """Write `path` with the endings .json, .md and .csv.
-
-    Args:
-        rows: Of the table.
-        path: Without an ending.
-        more: Further entries of the JSON file.
-    """
-    if not rows:
-        raise ConfigurationError("there is no finished run to put into a table")
-    write_json(path.with_suffix(".json"), {**as_json(rows), **more})
-    write_text(path.with_suffix(".md"), as_markdown(rows))
-    write_text(path.with_suffix(".csv"), as_csv(rows))

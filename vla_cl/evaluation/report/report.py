@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from vla_cl.evaluation.report.catalogue import LEDGER_BYTES, LEDGER_SECONDS
 from vla_cl.evaluation.report.charts import run_swatch
-from vla_cl.evaluation.report.colours import RUN_COLOURS_DARK, RUN_COLOURS_LIGHT, VIRIDIS
+from vla_cl.evaluation.report.colours import RUN_COLOURS_LIGHT
 from vla_cl.evaluation.report.curves import loss_panels, mean_of_seen_tasks, success_panels
+from vla_cl.evaluation.report.episodes import FilmedEpisode, failures, filmed_pairs
 from vla_cl.evaluation.report.heat_map import DENSE_FROM, HeatRow, decimal, heat_map
+from vla_cl.evaluation.report.pages import render_page
 from vla_cl.evaluation.report.protocols import protocol_differences
 from vla_cl.evaluation.report.runs import Run, Video, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
@@ -85,7 +86,8 @@ class RunView:
 class Clip:
     """One rollout's video: its run, its data as a URI ("" without one), and what became of it.
 
-    `told` is the instruction, where it was another than the task's own.
+    `told` is the instruction, where it was another than the task's own; `before` is the same initial state right after
+    the task was learned, where that was filmed and other tasks were learned since.
     """
 
     label: str
@@ -95,6 +97,7 @@ class Clip:
     succeeded: bool | None
     when: str
     told: str
+    before: FilmedEpisode | None = None
 
 
 @dataclass(frozen=True)
@@ -109,20 +112,12 @@ class Film:
 
 
 def _render(runs: Sequence[Run]) -> str:
-    from jinja2 import Environment, StrictUndefined  # here, because the command line should start without it
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    resources = files(__package__)
-    style = resources.joinpath("style.css").read_text(encoding="utf-8")
-    template = environment.from_string(resources.joinpath("template.html.j2").read_text(encoding="utf-8"))
     differences = protocol_differences(runs)
     metrics = metric_lines(runs, rank=not differences)
-    return template.render(
+    return render_page(
+        "template.html.j2",
         title=f"Continual learning on {_joined(_setting(run, 'suite') for run in runs)}",
         facts=_facts(runs),
-        style=style,
-        run_colours=list(zip(RUN_COLOURS_LIGHT, RUN_COLOURS_DARK, strict=True)),
-        scale=VIRIDIS,
         runs=[_run_view(run, index) for index, run in enumerate(runs)],
         episodes=" or ".join(
             map(str, sorted({cell.trials for run in runs for row in run.cells() for cell in row if cell}))
@@ -136,6 +131,7 @@ def _render(runs: Sequence[Run]) -> str:
         ledger=ledger_lines(runs),
         stage_columns=[*LEDGER_BYTES.values(), *LEDGER_SECONDS.values()],
         films=_films(runs),
+        failures=[(run.label, run_swatch(index), failures(run)) for index, run in enumerate(runs)],
         differences=setting_lines([run.config for run in runs], differing=True) if len(runs) > 1 else [],
         versions=setting_lines([run.environment for run in runs], differing=False),
     )
@@ -248,4 +244,6 @@ def _clip(run: Run, index: int, video: Video | None, instruction: str) -> Clip:
         reason = f" ({video.row.failure})" if video.row.failure else ""
         outcome, succeeded = f"failure after {video.row.steps} steps{reason}", False
     told = video.row.instruction if video.row and video.row.instruction != instruction else ""
-    return Clip(run.label, run_swatch(index), f"data:video/mp4;base64,{data}", outcome, succeeded, when, told)
+    source = f"data:video/mp4;base64,{data}"
+    before = next((pair.before for pair in filmed_pairs(run) if pair.after.path == video.path), None)
+    return Clip(run.label, run_swatch(index), source, outcome, succeeded, when, told, before)
