@@ -7,7 +7,6 @@ on every task measure what is known after every task, and all that was measured 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -19,21 +18,31 @@ from vla_cl.data import (
     Statistics,
     WindowDataset,
     check_given,
+    collection_steps,
     compute_statistics,
     demonstrations_for,
     given_demonstrations,
     needed_cameras,
 )
+from vla_cl.energy import machine_energy
 from vla_cl.envs import EnvironmentPool
 from vla_cl.envs.assets import use_asset_roots
-from vla_cl.evaluation import EpisodeRow, PolicyController, evaluate_stage, summarise, tasks_at_stage
+from vla_cl.evaluation import (
+    EpisodeRow,
+    PolicyController,
+    evaluate_stage,
+    ledger_totals,
+    summarise,
+    tasks_at_stage,
+)
 from vla_cl.evaluation.report import write_report
 from vla_cl.evaluation.together import rows_in_turn
 from vla_cl.federation import Federation, Learner, check_federation
 from vla_cl.files import write_json
+from vla_cl.ledger import costs
+from vla_cl.meter import Meter
 from vla_cl.needs import check_boundaries, check_needs, enforce_needs
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
-from vla_cl.policies.adapters import adapter_names, adapter_parameters
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
 from vla_cl.seeding import derive_seed
@@ -80,7 +89,7 @@ def run_experiment(config: ExperimentConfig) -> Path:
     run = RunFolder(config.folder)
     if not run.path.exists():
         check_given(given, sequence, config.observation)
-    with run.opened(config, sequence):
+    with run.opened(config, sequence, machine_energy(resolve_device(config.device)).names):
         TaskSequence(config, suite, sequence, run, given).learn()
         finish(run, config, sequence)
     return run.path
@@ -111,7 +120,7 @@ class TaskSequence:
         self.run = run
         self.given = given
         self.dimensions = common_dimensions(sequence, config.observation)
-        self.collect_seconds: dict[str, float] = {}
+        self.energy = machine_energy(resolve_device(config.device))
 
     def learn(self) -> None:
         """Learn the tasks one after another, and measure all of them after each."""
@@ -159,7 +168,10 @@ class TaskSequence:
         """One stage: demonstrations, training under the strategy, checkpoint."""
         task = self.sequence[stage]
         demonstrations = self.demonstrations(task)
-        started = time.perf_counter()
+        if self.config.blur:  # its neighbours' are collected before the clock of training runs
+            for neighbour in self.sequence[max(0, stage - 1) : stage + 2]:
+                self.demonstrations(neighbour)
+        meter = Meter(self.energy)
         told = self.config.boundaries == "known"
         if told or stage == 0:
             self.strategy.begin_task(task, self.policy, demonstrations)
@@ -180,21 +192,20 @@ class TaskSequence:
                 seed=self.config.seed,
                 stage=stage,
                 checkpoints=self.run.interval_checkpoints(stage),
+                meter=meter,
                 on_row=on_row,
                 on_step=advance,
             )
         if told:
             self.strategy.end_task(task, self.policy, demonstrations)
         enforce_needs(self.strategy)
-        self.run.store(stage, self.policy, self.strategy)
-        self.run.add_to_ledger(
+        self.run.ledger.put(
             stage,
-            task=task.name,
-            collect_seconds=self.collect_seconds.pop(task.name, 0.0),
-            train_seconds=time.perf_counter() - started,
-            demonstration_bytes=demonstrations.path.stat().st_size,
+            **self.learned_from(task, demonstrations.path),
+            **meter.spent().named("train"),
             **costs(self.policy, self.strategy),
         )
+        self.run.store(stage, self.policy, self.strategy)
 
     def learn_at_once(self, places: tuple[int, ...]) -> None:
         """One stage of a federation: its clients learn the tasks at these places, the server joins them, checkpoint."""
@@ -203,19 +214,25 @@ class TaskSequence:
         self.policy, self.strategy = joined.policy.to(resolve_device(self.config.device)), joined.strategy
         self.strategy.bind(self.policy)
         enforce_needs(self.strategy)
-        self.run.store(places[-1], self.policy, self.strategy, self.federation.states)
         for place in places:
-            task = self.sequence[place]
             path = next(learner.data.path for learner in learners if learner.place == place)
-            self.run.add_to_ledger(
+            self.run.ledger.put(
                 place,
-                task=task.name,
-                collect_seconds=self.collect_seconds.pop(task.name, 0.0),
-                train_seconds=joined.seconds[place],
-                demonstration_bytes=path.stat().st_size,
+                **self.learned_from(self.sequence[place], path),
+                **joined.spent[place].named("train"),
                 communicated_bytes=joined.communicated_bytes[place],
                 **costs(self.policy, self.strategy),
             )
+        self.run.store(places[-1], self.policy, self.strategy, self.federation.states)
+
+    def learned_from(self, task: Task, path: Path) -> dict[str, Any]:
+        """What the ledger says of a task's demonstrations."""
+        horizon = None if task.name in self.given else task.horizon
+        return {
+            "task": task.name,
+            "collect_steps": collection_steps(path, horizon),
+            "demonstration_bytes": path.stat().st_size,
+        }
 
     def evaluate(self, places: Sequence[int]) -> None:
         """Roll out on every task that the protocol asks for after those at these places were learned (-1: before any),
@@ -224,7 +241,7 @@ class TaskSequence:
         stage = places[-1]
         if self.run.episodes_path(stage).exists():
             return
-        started = time.perf_counter()
+        meter = Meter(self.energy)
         options = self.config.evaluation
         tried = len(tasks_at_stage(self.sequence, stage, options))
         controller = PolicyController(self.policy, self.strategy, resolve_device(self.config.device))
@@ -245,11 +262,15 @@ class TaskSequence:
             )
         names = [task.name for task in self.sequence]
         before = [row for row in self.run.rows() if options.upper_triangle and row.stage == places[0] - 1]
+        self.run.ledger.put(
+            stage,
+            **meter.spent().named("evaluate"),
+            evaluate_steps=sum(row.steps for row in rows),
+            acting_seconds=controller.seconds,
+            acting_milliseconds=controller.milliseconds,
+        )
         for place, told in rows_in_turn(places, names, rows, before).items():
             self.run.store_rows(place, told)
-        self.run.add_to_ledger(
-            stage, evaluate_seconds=time.perf_counter() - started, acting_milliseconds=controller.milliseconds
-        )
         self.log.evaluation(stage, self.run.rows(), names)
 
     def learners(self, places: tuple[int, ...]) -> list[Learner]:
@@ -297,7 +318,7 @@ class TaskSequence:
                 lookback=config.policy.lookback,
                 dimensions=self.dimensions,
             )
-        started = time.perf_counter()
+        meter = Meter(self.energy)
         path = demonstrations_for(
             task,
             Path(config.data),
@@ -306,7 +327,8 @@ class TaskSequence:
             config.rendering,
             plugins=config.plugins,
         )
-        self.collect_seconds[task.name] = self.collect_seconds.get(task.name, 0.0) + time.perf_counter() - started
+        first = next(place for place, each in enumerate(self.sequence) if each.name == task.name)
+        self.run.ledger.add(first, "collect", meter.spent())
         return WindowDataset(
             path,
             config.policy.chunk,
@@ -333,38 +355,14 @@ class TaskSequence:
         return policy.to(resolve_device(config.device)).eval()
 
 
-def costs(policy: Policy, strategy: Strategy) -> dict[str, float]:
-    """What the policy and the strategy hold, in bytes and parameters, and what the strategy costs in forward passes."""
-    parameters = list(policy.parameters())
-    grown = [each for name in adapter_names(policy) for each in adapter_parameters(policy, name).values()]
-    grown += [each for module in strategy.modules().values() for each in module.parameters()]
-    return {
-        "policy_bytes": sum(each.numel() * each.element_size() for each in parameters),
-        "strategy_bytes": _tensor_bytes(strategy.state_dict()) + strategy.memory_bytes,
-        "trainable_parameters": sum(each.numel() for each in trained_parameters(policy, strategy).values()),
-        "extra_parameters": sum(each.numel() for each in grown),
-        "extra_passes": float(strategy.extra_passes),
-        "acting_passes": float(strategy.acting_passes),
-    }
-
-
 def finish(run: RunFolder, config: ExperimentConfig, sequence: tuple[Task, ...]) -> dict[str, Any]:
     """Compute the metrics from the episode rows, and draw the report."""
-    ledger = run.ledger()
-    timed = ("collect_seconds", "train_seconds", "evaluate_seconds")
     metrics = summarise(run.rows(), [task.name for task in sequence])
-    metrics["seconds"] = sum(entry.get(key, 0.0) for entry in ledger for key in timed)
+    spent = metrics["ledger"] = ledger_totals(run.ledger.entries())
+    metrics["seconds"] = sum(spent[f"{work}_seconds"] or 0.0 for work in ("collect", "train", "evaluate"))
     metrics["strategy_needs"] = asdict(combined_needs(strategy_names(config.strategy["name"])))
     write_json(run.path / "metrics.json", metrics)
     with closing(TensorBoardLog(run.path / "tensorboard", config.training.steps)) as log:
         log.results(to_dict(config), metrics)
     write_report([run.path], run.path / "report.html")
     return metrics
-
-
-def _tensor_bytes(tree: Any) -> int:
-    if hasattr(tree, "element_size"):
-        return int(tree.numel() * tree.element_size())
-    if isinstance(tree, dict):
-        return sum(_tensor_bytes(each) for each in tree.values())
-    return 0

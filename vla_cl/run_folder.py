@@ -17,6 +17,7 @@ from vla_cl.config import ExperimentConfig, flatten, to_dict
 from vla_cl.errors import CheckpointError, ConfigurationError, FolderInUseError
 from vla_cl.evaluation import EpisodeRow, read_rows, write_rows
 from vla_cl.files import remove_partial_files, write_json, write_text
+from vla_cl.ledger import Ledger
 from vla_cl.policies import Policy
 from vla_cl.strategies import Strategy
 from vla_cl.tasks import Task
@@ -24,6 +25,7 @@ from vla_cl.training import (
     IntervalCheckpoints,
     TrainingRow,
     atomic_folder,
+    check_folder,
     load_tree,
     remove_partial_folders,
     save_tree,
@@ -42,17 +44,25 @@ class RunFolder:
         training/stage_00.jsonl                          loss, step by step
         episodes/zero_shot.jsonl  episodes/stage_00.jsonl one row an episode
         videos/stage_00/<task>.mp4  tensorboard/         to look at
-        ledger.json  metrics.json  report.html           bytes and seconds, results
+        ledger.json  metrics.json  report.html           what each stage took, results
 
     A stage's checkpoint folder and a stage's episode file appear whole or not at all; what is there is complete.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.ledger = Ledger(self.path / "ledger.json")
 
     @contextmanager
-    def opened(self, config: ExperimentConfig, sequence: Sequence[Task]) -> Iterator[None]:
+    def opened(
+        self, config: ExperimentConfig, sequence: Sequence[Task], energy_of: Sequence[str] = ()
+    ) -> Iterator[None]:
         """Create the folder, or go on in it, alone.
+
+        Args:
+            config: The experiment.
+            sequence: Its tasks.
+            energy_of: What of this machine tells its energy.
 
         Raises:
             ConfigurationError: It belongs to another configuration.
@@ -70,7 +80,7 @@ class RunFolder:
                 remove_partial_files(folder)
             remove_partial_folders(self.path / "checkpoints")
             write_json(self.path / "config.json", {**to_dict(config), **config.dataset_identity()})
-            write_json(self.path / "environment.json", _environment(self._first_date()))
+            write_json(self.path / "environment.json", _environment(self._first_date(), energy_of))
             write_json(
                 self.path / "sequence.json",
                 [{"name": task.name, "instruction": task.instruction, "horizon": task.horizon} for task in sequence],
@@ -150,6 +160,7 @@ class RunFolder:
         Raises:
             CheckpointError: It is damaged, or belongs to another policy.
         """
+        check_folder(self.checkpoint(stage))
         saved = Policy.from_pretrained(self.checkpoint(stage))
         if (saved.config, saved.features) != (fresh.config, fresh.features):
             raise CheckpointError(f"checkpoint {self.checkpoint(stage)} holds another policy than this run configures")
@@ -186,21 +197,6 @@ class RunFolder:
         """Where a stage's videos go."""
         return self.path / "videos" / (f"stage_{stage:02d}" if stage >= 0 else "zero_shot")
 
-    # --- results -------------------------------------------------------------------------------------------
-
-    def add_to_ledger(self, stage: int, **values: Any) -> None:
-        """Record seconds and bytes of a stage; a stage that is run again replaces what it said before."""
-        path = self.path / "ledger.json"
-        ledger = {entry["stage"]: entry for entry in self.ledger()}
-        ledger[stage] = {**ledger.get(stage, {"stage": stage}), **values}
-        write_json(path, [ledger[key] for key in sorted(ledger)])
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """What each stage took."""
-        path = self.path / "ledger.json"
-        entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-        return entries
-
 
 class TrainingLog:
     """The rows of one stage's training. A resumed training first drops those that it is about to write again."""
@@ -222,7 +218,7 @@ class TrainingLog:
         return [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]  # a kill cuts a line
 
 
-def _environment(date: str) -> dict[str, Any]:
+def _environment(date: str, energy_of: Sequence[str]) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -234,5 +230,6 @@ def _environment(date: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)),
+        "energy_of": list(energy_of),
         "packages": versions,
     }

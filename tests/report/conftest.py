@@ -81,7 +81,10 @@ def write_run(
         "evaluation": {"episodes": EPISODES, "split": "test"},
     }
     write_json(folder / "config.json", settings | dict(config or {}))
-    write_json(folder / "environment.json", {"date": "2025-03-14T09:26:53", "python": "3.11.2", "torch": "2.13.0"})
+    joules = 1_250.0 if strategy == "replay" else None
+    energy_of = [] if joules is None else ["package-0", "dram"]
+    environment = {"date": "2025-03-14T09:26:53", "python": "3.11.2", "torch": "2.13.0", "energy_of": energy_of}
+    write_json(folder / "environment.json", environment)
     sequence = zip(tasks, instructions, strict=True)
     write_json(folder / "sequence.json", [{"name": n, "instruction": i, "horizon": HORIZON} for n, i in sequence])
     write_json(folder / "metrics.json", {"strategy_needs": {"raw_data": strategy == "replay", "teacher": False}})
@@ -118,7 +121,9 @@ def write_run(
             "stage": stage, "task": tasks[stage], "train_seconds": 41.5, "evaluate_seconds": 12.25 + stage,
             "collect_seconds": 20.0, "policy_bytes": 5_812_736, "strategy_bytes": stored * (stage + 1),
             "trainable_parameters": 1_453_184, "extra_parameters": 24_576 * stage, "extra_passes": 1.0,
-            "acting_passes": 0.5, "acting_milliseconds": 1.25 + stage,
+            "acting_passes": 0.5, "acting_milliseconds": 1.25 + stage, "acting_seconds": 2.5,
+            "collect_steps": 4_100, "evaluate_steps": 1_000 * (stage + 1),
+            "collect_joules": joules, "train_joules": joules and 2 * joules, "evaluate_joules": 0.0,
         }
         for stage in range(done)
     ]  # fmt: skip

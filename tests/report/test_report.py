@@ -152,6 +152,19 @@ def test_what_a_strategy_adds_and_how_much_more_it_computes_is_in_the_ledger(pag
     assert page.row("A decision") == ["3.25 ms", "3.25 ms"]
 
 
+def test_control_steps_and_energy_are_summed_and_what_nobody_measured_is_said(page: Page) -> None:
+    space = "\N{NARROW NO-BREAK SPACE}"
+    assert page.row("Collecting demonstrations, failed") == [f"12{space}300"] * 2
+    assert page.row("Acting, in evaluation") == ["7.5 s", "7.5 s"]
+    ledger = [row for row in page.rows if row and row[0].strip() in ("Training", "Evaluation")]
+    assert [row[1:] for row in ledger if row[0].strip() == "Evaluation"][1:] == [
+        [f"6{space}000"] * 2,
+        ["not measured", "0.00 J"],
+    ]
+    assert [row[1:] for row in ledger if row[0].strip() == "Training"][1] == ["not measured", "7.50 kJ"]
+    assert page.row("Measured is that of") == ["nothing", "package-0, dram"]
+
+
 def test_a_run_from_before_these_quantities_were_measured_shows_dashes(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "sequential", videos=False)
     known = ("stage", "task", "train_seconds", "policy_bytes")

@@ -11,7 +11,7 @@ from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.given import check_given, check_instructions, given_checksum, given_demonstrations, needed_cameras
 from vla_cl.data.hdf5 import write_demonstrations
 from vla_cl.data.inspect import ActionStatistics, FileSummary, inspect_demonstrations
-from vla_cl.data.library import demonstration_files, demonstrations_for, demonstrations_path
+from vla_cl.data.library import collection_steps, demonstration_files, demonstrations_for, demonstrations_path
 from vla_cl.data.merge import Merged, merge_demonstrations
 from vla_cl.data.normalisation import Statistics, VectorStatistics, compute_statistics
 from vla_cl.data.opening import open_demonstrations
@@ -55,6 +55,7 @@ __all__ = [
     "check_given",
     "check_instructions",
     "collect_demonstrations",
+    "collection_steps",
     "compute_statistics",
     "concatenate",
     "concatenate_observations",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from vla_cl.data.attempts import CollectionOptions
 from vla_cl.data.collect import collect_unlocked, demonstrations_request
 from vla_cl.data.demonstrations import DemonstrationFile
 from vla_cl.data.lock import exclusively
+from vla_cl.data.opening import open_demonstrations
 from vla_cl.data.schema import canonical_json
 from vla_cl.envs import ObservationOptions, RenderingOptions
 from vla_cl.errors import DataFileError
@@ -63,8 +65,32 @@ def demonstrations_for(
         with exclusively(path):
             if not path.exists():
                 collect_unlocked(task, path, options, observation, rendering, processes, plugins)
-    with DemonstrationFile(path):
-        return path
+    status = path.stat()
+    _verify(path, status.st_ino, status.st_mtime_ns, status.st_size)
+    return path
+
+
+@lru_cache(maxsize=1024)
+def _verify(path: Path, file: int, modified: int, size: int) -> None:
+    """Read all of a file, once a process, and compare it with its checksum: HDF5 itself notices no changed number."""
+    with DemonstrationFile(path) as opened:
+        opened.verify()
+
+
+def collection_steps(path: Path, horizon: int | None) -> int:
+    """Control steps that collecting a file took.
+
+    Args:
+        path: The file.
+        horizon: Of the task: what an attempt costs that failed, of which the file tells that it was made. None, where
+            others collected, counts what is stored alone.
+    """
+    with open_demonstrations(path) as file:
+        stored = int(file.lengths.sum())
+        if horizon is None:
+            return stored
+        attempts = max(int(file.group(index).attrs["attempt"]) for index in range(len(file))) + 1
+        return stored + (attempts - len(file)) * horizon
 
 
 def demonstration_files(paths: Sequence[Path]) -> list[Path]:

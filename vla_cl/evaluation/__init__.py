@@ -34,6 +34,7 @@ from vla_cl.evaluation.statistics import (
     student_interval,
     wilson_interval,
 )
+from vla_cl.evaluation.totals import ledger_totals
 from vla_cl.evaluation.video import write_video
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "interquartile_mean",
     "interval_matrix",
     "learning_accuracy",
+    "ledger_totals",
     "libero_area_under_curve",
     "libero_forward_transfer",
     "mean_average_accuracy",

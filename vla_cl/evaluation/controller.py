@@ -78,6 +78,11 @@ class PolicyController(Controller):
         self._seconds = 0.0
 
     @property
+    def seconds(self) -> float:
+        """What all decisions took so far."""
+        return self._seconds
+
+    @property
     def milliseconds(self) -> float:
         """What a decision took so far, on average; those of a batch share its time."""
         return 1000 * self._seconds / max(1, self._decisions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from vla_cl.config import ExperimentConfig
 from vla_cl.data import WindowDataset
+from vla_cl.energy import EnergyCounter, machine_energy
 from vla_cl.envs.assets import use_asset_roots
+from vla_cl.meter import Meter, Spent
 from vla_cl.policies import Policy
 from vla_cl.registry import load_plugins
 from vla_cl.run_folder import TrainingLog
@@ -66,12 +67,12 @@ class ClientReport:
     """What a client tells beside what it sends.
 
     Args:
-        seconds: That it worked.
+        spent: On learning in this stage so far.
         rows: Of the training log.
         trained_bytes: What the weights that it trains weigh; told at the end.
     """
 
-    seconds: float
+    spent: Spent
     rows: tuple[TrainingRow, ...] = ()
     trained_bytes: int = 0
 
@@ -96,6 +97,8 @@ class Client:
         self.index = index
         self.seed = config.seed if index == 0 else derive_seed(config.seed, "client", index)
         self.sequence = get_suite(config.suite).sequence(config.order, config.length)
+        alone = config.federation.backend == "process"  # what several processes of a machine used cannot be told apart
+        self.energy = machine_energy(resolve_device(config.device)) if alone else EnergyCounter(())
 
     def begin(self, folder: Path, place: int, data: WindowDataset, log: str) -> None:
         """Take up a stage, at its beginning or where it stands.
@@ -115,12 +118,12 @@ class Client:
 
     def train(self, round_index: int) -> ClientReport:
         """Do a round: go on from the server's answer to the one before, and send what was learned."""
-        started = time.perf_counter()
         first, last = self.config.federation.bounds(round_index, self.config.training.steps)
         if round_index and (self.checkpoints.step or 0) <= first:  # not in the middle of this round already
             answer = self._answer(round_index - 1)
             own = self.checkpoints.latest() or {}
             self.checkpoints.save(first, {**own, "policy": answer["policy"], "strategy": answer["strategy"]})
+        meter = Meter(self.energy)
         log = TrainingLog(self.config.folder / "training" / self.log)
         rows: list[TrainingRow] = []
 
@@ -137,22 +140,28 @@ class Client:
             stage=self.place,
             until=last,
             checkpoints=self.checkpoints,
+            meter=meter,
             on_row=on_row,
         )
+        spent = meter.spent()
         self._send()
-        return ClientReport(time.perf_counter() - started, tuple(rows))
+        return ClientReport(spent, tuple(rows))
 
     def end(self) -> ClientReport:
         """After the last round: end the task on what the server made of all clients' learning, and send that."""
-        started = time.perf_counter()
+        meter = Meter(self.energy)
+        learned = (self.checkpoints.latest() or {}).get("spent")  # nothing where nothing is trained
+        if learned:
+            meter.load_state_dict(learned)
         answer = self._answer(self.config.federation.rounds - 1)
         self.strategy.begin_training(self.config.training.steps)
         self.policy.load_state_dict(answer["policy"])
         self.strategy.load_state_dict(answer["strategy"])
         self.strategy.end_task(self.task, self.policy, self.data)
+        spent = meter.spent()
         self._send()
         del self.policy, self.strategy, self.data
-        return ClientReport(time.perf_counter() - started, trained_bytes=int(answer["trained_bytes"]))
+        return ClientReport(spent, trained_bytes=int(answer["trained_bytes"]))
 
     def _answer(self, round_index: int) -> Mapping[str, Any]:
         return load_tree(self.folder.answer(round_index), f"client_{self.index}")

@@ -11,6 +11,7 @@ from vla_cl.config import ExperimentConfig
 from vla_cl.data import WindowDataset
 from vla_cl.federation.client import Client, StageFolder, restored_strategy
 from vla_cl.federation.ray_clients import RayClients
+from vla_cl.meter import Spent
 from vla_cl.policies import Policy
 from vla_cl.progress import progress_bar
 from vla_cl.run_folder import RunFolder
@@ -40,13 +41,13 @@ class Joined:
     Args:
         policy: The server's, on the CPU.
         strategy: The server's, bound to it.
-        seconds: That clients worked, for each place in the sequence.
+        spent: By the clients on learning, for each place in the sequence.
         communicated_bytes: Trained weights that were sent, there and back, for each place.
     """
 
     policy: Policy
     strategy: Strategy
-    seconds: Mapping[int, float]
+    spent: Mapping[int, Spent]
     communicated_bytes: Mapping[int, int]
 
 
@@ -112,14 +113,13 @@ class Federation:
         logs = _logs(learners)
         begin = {each.client: (folder.path, each.place, each.data, logs[each.client]) for each in learners}
         self.clients.call("begin", begin)
-        seconds = dict.fromkeys((each.place for each in learners), 0.0)
-        sent = dict.fromkeys(seconds, 0)
+        spent = {each.place: Spent(0.0, 0.0) for each in learners}
+        sent = dict.fromkeys(spent, 0)
 
         with progress_bar(f"training {len(learners)} clients", rounds) as advance:
             for round_index in range(done, rounds):
                 reports = self.clients.call("train", {each.client: (round_index,) for each in learners})
                 for each in learners:
-                    seconds[each.place] += reports[each.client].seconds
                     for row in reports[each.client].rows if logs[each.client] == _log(each.place) else ():
                         on_row(each.place, row)
                 updates = self._received(folder, learners)
@@ -129,13 +129,13 @@ class Federation:
 
         reports = self.clients.call("end", {each.client: () for each in learners})
         for each in learners:
-            seconds[each.place] += reports[each.client].seconds
+            spent[each.place] += reports[each.client].spent
             sent[each.place] += 2 * rounds * reports[each.client].trained_bytes
         updates = self._received(folder, learners)
         strategy.aggregate(updates)
         strategies = {each.client: update.strategy for each, update in zip(learners, updates, strict=True)}
         self.states |= {client: each.state_dict() for client, each in strategies.items()}
-        return Joined(updates[0].policy, updates[0].strategy, seconds, sent)
+        return Joined(updates[0].policy, updates[0].strategy, spent, sent)
 
     def _send_out(self, folder: StageFolder, policy: Policy) -> None:
         """Write what all clients begin from, unless it is there."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.data import Batch, WindowDataset
+from vla_cl.meter import Meter
 from vla_cl.policies import Policy
 from vla_cl.policies.policy import HeadLoss
 from vla_cl.seeding import derive_seed, torch_generator
@@ -61,6 +62,7 @@ def fit(
     stage: int,
     until: int | None = None,
     checkpoints: IntervalCheckpoints | None = None,
+    meter: Meter | None = None,
     on_row: Callable[[TrainingRow], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
@@ -80,6 +82,7 @@ def fit(
         stage: Index of the task in the sequence.
         until: Stop after so many of the steps, and leave a checkpoint there to go on from; None does all of them.
         checkpoints: Where interval checkpoints go and come from.
+        meter: Of the stage so far; what it says is kept in checkpoints, too.
         on_row: Receives a row of the log every `options.log_every` steps.
         on_step: Receives the number of steps done.
 
@@ -109,6 +112,8 @@ def fit(
     saved = checkpoints.latest() if checkpoints else None
     if saved is not None:
         done = _restore(saved, policy, optimiser, parameters, average, strategy)
+        if meter and saved.get("spent"):
+            meter.load_state_dict(saved["spent"])
         if on_step:
             on_step(done)
 
@@ -159,7 +164,8 @@ def fit(
                 watch.check()
                 check_weights(step, parameters)
             if checkpoints and due:
-                checkpoints.save(finished, _state(finished, policy, optimiser, parameters, average, strategy))
+                tree = _state(finished, policy, optimiser, parameters, average, strategy)
+                checkpoints.save(finished, {**tree, "spent": meter.state_dict() if meter else None})
             if on_step:
                 on_step(finished)
 

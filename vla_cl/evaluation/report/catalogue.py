@@ -126,5 +126,21 @@ LEDGER_SECONDS = {
 }
 """Times of a stage; a run spent their sum."""
 
+LEDGER_STEPS = {
+    "collect_steps": "Collecting demonstrations, failed attempts included",
+    "evaluate_steps": "Evaluation",
+}
+"""Control steps of simulators; demonstrations cost them whoever collected them."""
+
+LEDGER_JOULES = {
+    "collect_joules": "Collecting demonstrations",
+    "train_joules": "Training",
+    "evaluate_joules": "Evaluation",
+}
+"""Energy of what the machine tells, which is in `environment.json`: whole processors, and the run's GPU."""
+
+ACTING_SECONDS = "Acting, in evaluation"
+"""The part of evaluation in which the policy decided."""
+
 ACTING_TIME = "A decision, its batch shared"
 """Time of a decision in the last evaluation; decisions of the episodes that run at the same time are one batch."""

@@ -81,7 +81,7 @@ class Run:
         metrics: `summarise(rows, sequence)`: recomputed, never read from the disk.
         needs: What the strategy declares that it needs.
         training: Stage to logged (step, loss) pairs in order.
-        ledger: One mapping a finished stage: bytes and seconds.
+        ledger: One mapping a finished stage: what it stored and took.
         videos: Task name to its last recorded rollout.
     """
 
@@ -101,6 +101,12 @@ class Run:
     def sequence(self) -> tuple[str, ...]:
         """Names of the tasks in the order in which they are learned."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def energy_of(self) -> tuple[str, ...]:
+        """What of its machine told its energy."""
+        named = self.environment.get("energy_of", ())
+        return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
 
     @property
     def completed_stages(self) -> int:

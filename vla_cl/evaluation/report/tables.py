@@ -9,20 +9,27 @@ from typing import Any
 from markupsafe import Markup
 
 from vla_cl.evaluation.report.catalogue import (
+    ACTING_SECONDS,
     ACTING_TIME,
     HIGHER,
     LEDGER_BYTES,
     LEDGER_COUNTS,
+    LEDGER_JOULES,
     LEDGER_PASSES,
     LEDGER_SECONDS,
+    LEDGER_STEPS,
     METRICS,
     NEEDS,
 )
 from vla_cl.evaluation.report.heat_map import decimal
 from vla_cl.evaluation.report.runs import Run
+from vla_cl.evaluation.totals import ledger_totals
 
 MISSING = "–"
 """What a number that does not exist looks like."""
+
+NOT_MEASURED = "not measured"
+"""What an energy looks like that the machine does not tell."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def needs_line(runs: Sequence[Run]) -> Line:
 
 
 def ledger_lines(runs: Sequence[Run]) -> list[Line]:
-    """What a run ended with in bytes and parameters, and what it spent in forward passes and seconds."""
+    """What a run ended with in bytes and parameters, and what it spent: passes, control steps, seconds, joules."""
     sizes = [
         Line(title, tuple(_bytes_entry(last_entry(run, key)) for run in runs)) for key, title in LEDGER_BYTES.items()
     ]
@@ -100,6 +107,11 @@ def ledger_lines(runs: Sequence[Run]) -> list[Line]:
         Line(title, tuple(_seconds_entry(total_of_entries(run, key)) for run in runs))
         for key, title in LEDGER_SECONDS.items()
     ]
+    totals = [ledger_totals(run.ledger) for run in runs]
+    deciding = Line(ACTING_SECONDS, tuple(_seconds_entry(total["acting_seconds"]) for total in totals))
+    steps = [Line(title, tuple(_count_entry(total[key]) for total in totals)) for key, title in LEDGER_STEPS.items()]
+    energy = [Line(title, tuple(_joules_entry(total[key]) for total in totals)) for key, title in LEDGER_JOULES.items()]
+    told = Line("Measured is that of", tuple(Entry(", ".join(run.energy_of) or "nothing") for run in runs))
     together = Line("Together", tuple(_seconds_entry(total_of_entries(run, *LEDGER_SECONDS)) for run in runs))
     nothing = tuple(Entry("") for _ in runs)
     return [
@@ -111,7 +123,13 @@ def ledger_lines(runs: Sequence[Run]) -> list[Line]:
         Line("Time over all stages", nothing, group=True),
         *times,
         together,
+        deciding,
         acting,
+        Line("Control steps over all stages", nothing, group=True),
+        *steps,
+        Line("Energy over all stages", nothing, group=True),
+        *energy,
+        told,
     ]
 
 
@@ -162,6 +180,15 @@ def human_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def human_joules(joules: float) -> str:
+    """An energy, three significant digits: "850 J", "3.20 MJ"."""
+    for unit in ("J", "kJ", "MJ"):
+        if joules < 999.5:
+            return f"{joules:#.3g}".rstrip(".") + f" {unit}"
+        joules /= 1000
+    return f"{joules:#.3g}".rstrip(".") + " GJ"
+
+
 def last_entry(run: Run, key: str) -> float | None:
     """What the ledger says of a quantity after the last stage that says anything."""
     values = [value for entry in run.ledger if (value := number(entry.get(key))) is not None]
@@ -180,6 +207,10 @@ def _bytes_entry(value: float | None) -> Entry:
 
 def _seconds_entry(value: float | None) -> Entry:
     return Entry(MISSING) if value is None else Entry(human_seconds(value), f"{value:.3f} seconds")
+
+
+def _joules_entry(value: float | None) -> Entry:
+    return Entry(NOT_MEASURED) if value is None else Entry(human_joules(value), f"{value:,.1f} joules")
 
 
 def _number_entry(value: float | None) -> Entry:
