@@ -30,7 +30,7 @@ from vla_cl.progress import Counter, progress_bar
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import Strategy, build_strategy
 from vla_cl.tasks import Task, get_suite
-from vla_cl.training import limit_threads, load_tree, resolve_device
+from vla_cl.training import check_folder, limit_threads, load_tree, resolve_device
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", plugins: Sequence[str
     load_plugins([*config.get("plugins", ()), *plugins])
     use_asset_roots(_present(config.get("assets", {})), keep_environment=True)
     place = resolve_device(device)
+    check_folder(checkpoint)
     policy = Policy.from_pretrained(checkpoint).to(place).eval()
     strategy = _strategy(checkpoint, config)
     controller = PolicyController(policy, strategy, place)

@@ -15,7 +15,7 @@ from vla_cl.training.options import (
     limit_threads,
     resolve_device,
 )
-from vla_cl.training.state import atomic_folder, load_tree, remove_partial_folders, save_tree
+from vla_cl.training.state import atomic_folder, check_folder, load_tree, remove_partial_folders, save_tree
 from vla_cl.training.stream import BlurredStream, TaskStream
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "TrainingRow",
     "atomic_folder",
     "caches_features",
+    "check_folder",
     "dealt_windows",
     "emulates_bfloat16",
     "fit",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 from vla_cl.errors import CheckpointError
-from vla_cl.training.state import atomic_folder, load_tree, save_tree
+from vla_cl.training.state import atomic_folder, check_folder, load_tree, save_tree
 
 _NAME = re.compile(r"step_(\d+)")
 
@@ -36,9 +36,16 @@ class IntervalCheckpoints:
                 shutil.rmtree(other, ignore_errors=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest complete state, or None."""
+        """The newest complete state, or None.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
         existing = self._existing()
-        return load_tree(existing[-1], "training") if existing else None
+        if not existing:
+            return None
+        check_folder(existing[-1])
+        return load_tree(existing[-1], "training")
 
     @property
     def step(self) -> int | None:

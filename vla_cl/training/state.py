@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla_cl.errors import CheckpointError, VlaClError
+from vla_cl.files import file_checksum, write_json
 
 _TENSOR = "__tensor__"
 _ARRAY = "__array__"
+_CHECKSUMS = "checksums.json"
 
 
 def save_tree(tree: Mapping[str, Any], folder: Path, name: str) -> None:
@@ -83,6 +85,8 @@ def load_tree(folder: Path, name: str) -> dict[str, Any]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; rename it to `folder` on success, remove it on any failure.
 
+    The checksums of what is in it are kept with it, see `check_folder`.
+
     Raises:
         VlaClError: The disk is full; what was there before is kept.
     """
@@ -90,6 +94,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        checksums = {path.relative_to(temporary).as_posix(): file_checksum(path) for path in _files(temporary)}
+        write_json(temporary / _CHECKSUMS, checksums)
         _synchronise(temporary)
         if folder.exists():
             shutil.rmtree(folder)
@@ -104,11 +110,35 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Compare the files of a checkpoint with the checksums that were kept with them.
+
+    Raises:
+        CheckpointError: A file is missing, or is not what was written. Weights of which a bit has changed load like
+            any others.
+    """
+    if not (folder / _CHECKSUMS).exists():  # put together by hand, or of an earlier version
+        return
+    try:
+        kept: dict[str, str] = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        changed = [name for name, checksum in kept.items() if file_checksum(folder / name) != checksum]
+    except (ValueError, AttributeError, OSError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged ({error}); delete the folder and run again") from error
+    if changed:
+        raise CheckpointError(
+            f"checkpoint {folder} is damaged ({changed[0]} is not what was written); delete the folder and run again, "
+            f"or, where the change is meant, delete its {_CHECKSUMS}"
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def _synchronise(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+    for path in _files(folder):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def remove_partial_folders(folder: Path) -> None:
