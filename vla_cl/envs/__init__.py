@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vla_cl.envs.base import (
     BACKENDS,
+    UNSTABLE,
     Advance,
     EnvironmentSpec,
     ManipulationEnv,
@@ -21,6 +22,7 @@ from vla_cl.envs.pool import ChunkResult, EnvironmentPool, EpisodeStart, WorkerD
 
 __all__ = [
     "BACKENDS",
+    "UNSTABLE",
     "ActionChunk",
     "Advance",
     "ChunkResult",

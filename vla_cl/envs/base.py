@@ -101,6 +101,11 @@ class EnvironmentSpec:
     task: str = ""
 
 
+UNSTABLE = "unstable"
+"""The failure of an episode whose simulation met NaN or huge numbers. The environment is of no further use to a pool,
+which builds it anew: what has numbers like these somewhere may keep them."""
+
+
 class Advance(NamedTuple):
     """What happened to the world in one control step (or in one chunk of them)."""
 

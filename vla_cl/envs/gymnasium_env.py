@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.base import BACKENDS, UNSTABLE, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.gymnasium_observation import VectorSelection, image_at
 from vla_cl.envs.gymnasium_state import MujocoWrappedState, ReplayedState, WrappedState
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.rendering import Renderer
 from vla_cl.errors import ConfigurationError, RenderingError, SimulationError, UnknownNameError
 from vla_cl.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 MAX_DRAWS = 100
 """Initial states that are drawn until one is found in which the task is not solved already."""
@@ -129,6 +132,10 @@ class GymnasiumEnv(ManipulationEnv):
         command = self._rest.copy()
         command[self._commanded] = self._centre + self._half_range * action
         self.observed, reward, terminated, truncated, told = self._state.step(command)
+        numbers = (self.agent_pos(), self.environment_state())
+        if self._state.is_unstable() or not all(np.isfinite(each).all() for each in numbers):
+            logger.warning("%s became unstable at step %d; the episode ends", self._id, self.elapsed_steps)
+            return 0.0, False, {"failure": UNSTABLE}
         success = self._succeeded(terminated, told)
         info = {key: value for key, value in told.items() if np.isscalar(value)}
         if not success and (terminated or truncated):

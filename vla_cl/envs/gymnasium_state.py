@@ -34,6 +34,9 @@ class WrappedState(Protocol):
     def set(self, state: NDArray[np.float64]) -> Any:
         """Restore a state; the observation that belongs to it."""
 
+    def is_unstable(self) -> bool:
+        """Whether the simulator has met numbers that it cannot go on from."""
+
     def before_drawing(self) -> None:
         """Put whatever is only shown, such as the mark of a goal, where it belongs."""
 
@@ -88,6 +91,10 @@ class ReplayedState:
             self.step(command.astype(self._type))
         return copy.deepcopy(self._observed)
 
+    def is_unstable(self) -> bool:
+        """Nothing is known of the simulator."""
+        return False
+
     def before_drawing(self) -> None:
         """Drawing is the environment's own affair."""
 
@@ -125,6 +132,7 @@ class MujocoWrappedState:
     def reset(self, seed: int) -> Any:
         self._simulation.restore_model()
         observed = self._env.reset(seed=seed)[0]
+        self._simulation.forget_instability()  # not every environment resets MuJoCo's data
         self._simulation.update_derived_quantities()
         return observed
 
@@ -147,6 +155,9 @@ class MujocoWrappedState:
         self._simulation.set(simulation)
         _set_generator(self._inner.np_random, words)
         return gymnasium.spaces.unflatten(self._env.observation_space, seen)
+
+    def is_unstable(self) -> bool:
+        return self._simulation.is_unstable()
 
     def before_drawing(self) -> None:
         self._drawn_from = self._simulation.get()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
-from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.base import BACKENDS, UNSTABLE, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.meta_world_task import build_task, scene_xml
 from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
@@ -118,7 +118,7 @@ class MetaWorldEnv(ManipulationEnv):
         self._mujoco.mj_step(self.model, self.data, nstep=raw.frame_skip)
         if self._instability.any():
             logger.warning("%s became unstable at step %d; the episode ends", self.task, self.elapsed_steps)
-            return 0.0, False, {"failure": "unstable"}
+            return 0.0, False, {"failure": UNSTABLE}
         self._mujoco.mj_forward(self.model, self.data)
         observation = np.clip(raw._get_obs(), self._observation_low, self._observation_high)
         self._low_dimensional = observation

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.base import EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.base import UNSTABLE, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.rendering import Renderer
 from vla_cl.envs.simulation_state import SimulationState
@@ -130,7 +130,7 @@ class MujocoTaskEnv(ManipulationEnv):
         self._mujoco.mj_step(self.model, self.data, nstep=self.physics_steps)
         if self._state.is_unstable():
             logger.warning("%s became unstable at step %d; the episode ends", self._label, self.elapsed_steps)
-            return 0.0, False, {"failure": "unstable"}
+            return 0.0, False, {"failure": UNSTABLE}
         self._state.update_derived_quantities()
         return float(self.reward()), bool(self.success()), {}
 

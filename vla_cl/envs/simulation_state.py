@@ -104,6 +104,10 @@ class SimulationState:
         """Whether MuJoCo has met NaN, infinite or huge numbers since the last `mj_resetData`."""
         return bool(instability_counters(self.data).any())
 
+    def forget_instability(self) -> None:
+        """Begin an episode: what was met before does not count."""
+        instability_counters(self.data)[:] = 0
+
 
 def _writable_arrays(model: Any) -> dict[str, NDArray[Any]]:
     """The arrays of numbers of a model that a reset might write to."""

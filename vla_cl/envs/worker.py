@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.base import EnvironmentSpec, ManipulationEnv, Observation, make_environment
+from vla_cl.envs.base import UNSTABLE, EnvironmentSpec, ManipulationEnv, Observation, make_environment
 from vla_cl.envs.chunk import advance_chunk
 from vla_cl.envs.process import serve
 
@@ -83,6 +83,7 @@ class Episode:
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     state: NDArray[np.float64] | None = None
     ended: bool = False
+    unstable: bool = False
 
     def start(self, seed: int) -> Observation:
         """Put the environment into the initial state and observe it."""
@@ -103,6 +104,7 @@ class Episode:
             self.env, actions, self._after_step(len(actions), past)
         )
         self.ended = ended = terminated or truncated
+        self.unstable = info["failure"] == UNSTABLE
         if ended and self.record_every and self.env.elapsed_steps % self.record_every:
             self._record()
         frames, self.frames = self.frames, []
@@ -167,7 +169,10 @@ class Worker:
             self._make_room_for(episode)
             assert episode.state is not None, "an episode that is not present was left before"
             episode.env.set_state(episode.state)
-        return episode.advance(actions)
+        result = episode.advance(actions)
+        if episode.unstable:
+            self._discard(episode.env)
+        return result
 
     def _make_room_for(self, episode: Episode) -> None:
         """Take the episode out of its environment that is in it now, unless it has ended."""
@@ -175,6 +180,17 @@ class Worker:
         if other is not None and not other.ended and other in self._episodes.values():
             other.state = other.env.get_state()
         self._present[episode.env] = episode
+
+    def _discard(self, env: ManipulationEnv) -> None:
+        """Let an environment go whose simulation became unstable; other episodes in it go on in a new one."""
+        key = next(key for key, each in self._environments.items() if each is env)
+        del self._environments[key], self._present[env]
+        env.close()
+        others = [each for each in self._episodes.values() if each.env is env and not each.ended]
+        if others:
+            self._environments[key] = make_environment(pickle.loads(key[1]))
+        for other in others:
+            other.env = self._environments[key]
 
     def _environment(self, slot: int, spec: EnvironmentSpec) -> ManipulationEnv:
         """The environment for an episode: one for all slots, or one a slot where states are dear to restore."""

@@ -11,6 +11,7 @@ number of processes, their speed and their deaths change nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.controller import Controller
 from vla_cl.evaluation.instructions import instructions_for
 from vla_cl.evaluation.options import EvaluationOptions
-from vla_cl.evaluation.rows import EpisodeRow
+from vla_cl.evaluation.rows import NOT_FINITE, EpisodeRow
 from vla_cl.evaluation.simulation import RunningEpisode, Simulation
 from vla_cl.evaluation.video import write_video
 from vla_cl.registry import load_plugins
@@ -32,6 +33,8 @@ from vla_cl.seeding import derive_seed
 from vla_cl.tasks import Task
 
 VIDEO_FRAMES_PER_SECOND = 20
+
+logger = logging.getLogger(__name__)
 
 
 def rollout(
@@ -71,7 +74,7 @@ def rollout(
 
     Raises:
         ConfigurationError: The split holds fewer initial states than episodes are asked for, or the controller
-            returned something that is not finite chunks of at least `controller.execute` actions.
+            returned something that is not chunks of at least `controller.execute` actions.
         SimulationError: The simulator keeps failing.
     """
     film = video_folder is not None and options.videos > 0
@@ -85,6 +88,8 @@ def rollout(
             simulation.start({slot: waiting[slot].pop(0) for slot in free})
             waiting = {slot: queue for slot, queue in waiting.items() if queue}
         chunks = _ask(controller, simulation.running, task.name, (seed, "rollout", task.name, stage))
+        for slot in simulation.running.keys() - chunks.keys():
+            simulation.fail(slot, NOT_FINITE)
         for episode in simulation.advance(chunks):
             rows.append(_row(episode, task, stage, options))
             if video_folder is not None and episode.frames:
@@ -93,7 +98,9 @@ def rollout(
                 write_video(path, episode.frames, VIDEO_FRAMES_PER_SECOND)
             if progress is not None:
                 progress(rows[-1])
-    return sorted(rows, key=lambda row: row.episode)
+    rows.sort(key=lambda row: row.episode)
+    _warn_of_actions(rows, stage)
+    return rows
 
 
 def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = (), tasks: Sequence[Task] = ()) -> None:
@@ -140,7 +147,7 @@ def _queues(
 def _ask(
     controller: Controller, running: dict[int, RunningEpisode], task: str, noise: tuple[int | str, ...]
 ) -> dict[int, NDArray[np.float32]]:
-    """One batch for the controller; the actions (execute, A) that each slot is to execute."""
+    """One batch for the controller; the actions (execute, A) that each slot is to execute, where they are finite."""
     slots = sorted(running)
     episodes = [running[slot] for slot in slots]
     observation = replace(
@@ -154,12 +161,11 @@ def _ask(
         raise ConfigurationError(
             f"a controller returns actions ({len(slots)}, at least {controller.execute}, A), got {actions.shape}"
         )
-    if not np.isfinite(actions).all():
-        raise ConfigurationError("the controller returned actions that are not finite; has training diverged?")
+    finite = {slot: chunk for slot, chunk in zip(slots, actions, strict=True) if np.isfinite(chunk).all()}
     if controller.temporal_ensemble is not None:
         decay = controller.temporal_ensemble
-        return {slot: running[slot].blend(actions[row], controller.execute, decay) for row, slot in enumerate(slots)}
-    return {slot: actions[row, : controller.execute] for row, slot in enumerate(slots)}
+        return {slot: running[slot].blend(chunk, controller.execute, decay) for slot, chunk in finite.items()}
+    return {slot: chunk[: controller.execute] for slot, chunk in finite.items()}
 
 
 def _seen(episodes: Sequence[RunningEpisode]) -> ObservationBatch:
@@ -183,6 +189,17 @@ def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOpt
         steps=episode.steps,
         failure="" if episode.success else episode.failure or "horizon",
     )
+
+
+def _warn_of_actions(rows: Sequence[EpisodeRow], stage: int) -> None:
+    """Say once what would otherwise look like a policy that merely fails."""
+    failed = [row for row in rows if row.failure == NOT_FINITE]
+    if failed:
+        logger.warning(
+            "stage %d, task %s: in %d of %d episodes the policy's action was not finite, first in episode %d at step "
+            "%d; they count as failures. Has training diverged?",
+            stage, failed[0].task, len(failed), len(rows), failed[0].episode, failed[0].steps,
+        )  # fmt: skip
 
 
 def _record_every(task: Task, plugins: Sequence[str]) -> int:

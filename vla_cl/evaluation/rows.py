@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vla_cl.files import write_text
 
+NOT_FINITE = "action not finite"
+"""The failure of an episode in which the policy's answer was NaN or infinite, so that nothing could be executed."""
+
 
 @dataclass(frozen=True)
 class EpisodeRow:
@@ -23,7 +26,7 @@ class EpisodeRow:
         instruction: What the policy was told.
         success: Whether the task's predicate held within the horizon.
         steps: Control steps until success or the end.
-        failure: "" on success, else "horizon", or what the simulator said ("unstable").
+        failure: "" on success, else "horizon", what the simulator said ("unstable"), or `NOT_FINITE`.
     """
 
     stage: int

@@ -44,7 +44,7 @@ class RunningEpisode:
         steps: Control steps so far.
         success: Whether it has succeeded.
         finished: Whether it is over.
-        failure: What the simulator said when it broke, else "".
+        failure: Why it ended before its horizon without success, else "".
         frames: Images for the film.
         deaths: How many processes died under it.
     """
@@ -123,7 +123,7 @@ class Simulation:
         """Execute a chunk (k, A) in each slot.
 
         Returns:
-            The episodes that ended, by ascending slot; their slots are free.
+            The episodes that ended, or had failed, by ascending slot; their slots are free.
 
         Raises:
             SimulationError: `MAX_DEATHS` processes died under one episode.
@@ -134,6 +134,10 @@ class Simulation:
         self._run_again(lost)
         ended = [slot for slot in sorted(self.running) if self.running[slot].finished]
         return [self.running.pop(slot) for slot in ended]
+
+    def fail(self, slot: int, failure: str) -> None:
+        """End an episode that cannot go on, for a reason of its own; the next `advance` returns it."""
+        self.running[slot].finished, self.running[slot].failure = True, failure
 
     def _run_again(self, lost: set[int]) -> None:
         """Bring episodes whose process died back to where they were."""

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.base import BACKENDS, EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.base import BACKENDS, UNSTABLE, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
 from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, free_stuck_joints, physics_steps, reseed
@@ -123,7 +123,7 @@ class RobosuiteEnv(ManipulationEnv):
             self._mujoco.mj_step1(self.model, self.data)
         if self._instability.any():
             logger.warning("%s became unstable at step %d; the episode ends", self.environment, self.elapsed_steps)
-            return 0.0, False, {"failure": "unstable"}
+            return 0.0, False, {"failure": UNSTABLE}
         return self.judge(action)
 
     def judge(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
