@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.conftest import TINY, VlaCl, command, environment
-from tests.integration.test_resume import fingerprint, kill_when
+from tests.integration.conftest import TINY, Start, VlaCl, fingerprint, kill_when
 
 
 def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
@@ -29,17 +27,15 @@ def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
         f"data={demonstrations}",
         *TINY,
         "evaluation.episodes=1",
-        "evaluation.horizon=40",  # nobody has to succeed here
         "evaluation.upper_triangle=true",
         *more,
     ]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path, vla_cl_in: VlaCl) -> Path:
     output = tmp_path_factory.mktemp("federated")
-    line = command(*arguments(output, demonstrations))
-    finished = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600)
+    finished = vla_cl_in(output, *arguments(output, demonstrations), timeout=600)
     assert finished.returncode == 0, finished.stderr
     return output / "run"
 
@@ -75,10 +71,10 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_federated_run_ends_with_the_same_weights_and_rows(
-    moment: str, tmp_path: Path, demonstrations: Path, uninterrupted: Path, vla_cl: VlaCl
+    moment: str, tmp_path: Path, demonstrations: Path, uninterrupted: Path, start: Start, vla_cl: VlaCl
 ) -> None:
     line = arguments(tmp_path, demonstrations)
-    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), command(*line))
+    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), start, line, tmp_path)
     finished = vla_cl(*line, timeout=600)
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == fingerprint(uninterrupted)

@@ -7,37 +7,18 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.conftest import TINY, VlaCl, command, environment
+from tests.integration.conftest import TINY, VlaCl, command, environment, one_line
 from vla_cl.data import DemonstrationFile
-
-
-def one_line(finished: subprocess.CompletedProcess[str]) -> str:
-    """The single error line of a failed command."""
-    assert finished.returncode == 2, finished.stderr
-    assert "Traceback" not in finished.stderr
-    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
-    return line
 
 
 def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
     places = (f"output={output}", f"data={demonstrations}", "name=run")
     return ["run", "suite=mw5", "length=1", "policy=lowdim", *places, *TINY, "evaluation.zero_shot=false", *more]
-
-
-def test_a_truncated_demonstration_file_is_named(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    copies = tmp_path / "demonstrations"
-    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
-    shutil.copytree(demonstrations, copies)
-    for file in copies.rglob("window-close*.hdf5"):
-        file.write_bytes(file.read_bytes()[:5000])
-    line = one_line(vla_cl(*arguments(tmp_path / "other", copies)))
-    assert "window-close" in line and ".hdf5" in line
 
 
 def test_a_chunk_longer_than_the_horizon_is_refused_before_anything_is_done(
@@ -57,15 +38,6 @@ def test_a_checkpoint_of_another_policy_is_refused(vla_cl: VlaCl, tmp_path: Path
     assert "checkpoint" in line or "model.safetensors" in line
 
 
-def test_a_damaged_checkpoint_is_refused_and_kept(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
-    weights = tmp_path / "run/checkpoints/stage_00/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    one_line(vla_cl("evaluate", str(tmp_path / "run"), "--episodes", "1"))
-    one_line(vla_cl(*arguments(tmp_path, demonstrations)))
-    assert weights.stat().st_size == 1000
-
-
 def test_a_checkpoint_is_evaluated_with_intervals_and_films(
     vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
 ) -> None:
@@ -77,16 +49,6 @@ def test_a_checkpoint_is_evaluated_with_intervals_and_films(
     assert result["task"] == "window-close" and result["episodes"] == 2
     assert 0 <= result["interval"][0] <= result["success_rate"] <= result["interval"][1] <= 1
     assert len(rows.read_text().splitlines()) == 2
-
-
-def test_two_processes_do_not_share_a_run(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    import fcntl
-
-    (tmp_path / "run").mkdir()
-    with open(tmp_path / "run/.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        line = one_line(vla_cl(*arguments(tmp_path, demonstrations)))
-    assert "being run by another process" in line
 
 
 def run_without_gl(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -132,26 +94,3 @@ def test_without_gl_a_run_without_pixels_says_nothing_of_it(tmp_path: Path, demo
     finished = run_without_gl([*arguments(tmp_path, demonstrations), "evaluation.videos=0"], tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "ray casting" not in finished.stderr
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB: enough to begin a run, too little for its second checkpoint."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]).returncode:
-        pytest.skip("mounting a small file system takes root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_a_full_disk_is_said_and_the_run_goes_on_with_room(
-    vla_cl: VlaCl, tmp_path: Path, tiny_disk: Path, demonstrations: Path
-) -> None:
-    line = one_line(vla_cl(*arguments(tiny_disk, demonstrations)))
-    assert "space" in line
-    assert not list(tiny_disk.rglob("*.partial"))
-    subprocess.run(["mount", "-o", "remount,size=200m", str(tiny_disk)], check=True)
-    finished = vla_cl(*arguments(tiny_disk, demonstrations))
-    assert finished.returncode == 0, finished.stderr
-    assert (tiny_disk / "run/report.html").exists()

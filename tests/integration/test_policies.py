@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.conftest import TINY, VlaCl
-from tests.integration.test_mistakes import one_line
+from tests.integration.conftest import TINY, VlaCl, one_line
 from tests.policies.vlms import save_vlm
 
 

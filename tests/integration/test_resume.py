@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -12,55 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import TINY, VlaCl, command, environment
-
-
-def arguments(output: Path, demonstrations: Path, strategy: str = "replay") -> list[str]:
-    return [
-        "run",
-        "suite=mw5",
-        "length=2",
-        "policy=lowdim",
-        f"strategy={strategy}",
-        "name=run",
-        f"output={output}",
-        f"data={demonstrations}",
-        *TINY,
-    ]
-
-
-def fingerprint(run: Path) -> dict[str, str]:
-    """Checksums of everything that must not depend on a kill: weights, strategy state and episode rows."""
-    kept = [*run.glob("checkpoints/stage_*/**/*"), *run.glob("episodes/*.jsonl")]
-    kept = [path for path in kept if path.is_file()]
-    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(kept)}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("uninterrupted")
-    finished = subprocess.run(
-        command(*arguments(output, demonstrations)), env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr
-    found = fingerprint(output / "run")
-    assert "checkpoints/stage_01/model.safetensors" in found and "episodes/stage_01.jsonl" in found
-    return found
-
-
-def kill_when(reached: Callable[[], bool], line: list[str]) -> None:
-    """Start a command in a process group of its own and kill all of it with SIGKILL as soon as `reached()`."""
-    process = subprocess.Popen(
-        line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 600  # slow machines, too
-    while not reached():
-        assert process.poll() is None, "the run ended before the moment at which it was to be killed"
-        assert time.monotonic() < deadline, "the run never reached the moment at which it was to be killed"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
+from tests.integration.conftest import (
+    TINY,
+    Start,
+    VlaCl,
+    arguments,
+    command,
+    copy_of,
+    environment,
+    fingerprint,
+    kill_when,
+    one_line,
+)
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "while collecting or building": lambda run: (run / "config.json").exists(),
@@ -73,13 +35,13 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_ends_with_the_same_weights_and_rows(
-    moment: str, tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+    moment: str, tmp_path: Path, demonstrations: Path, expected: dict[str, str], start: Start, vla_cl: VlaCl
 ) -> None:
     line = arguments(tmp_path, demonstrations)
-    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), command(*line))
+    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), start, line, tmp_path)
     finished = vla_cl(*line)
     assert finished.returncode == 0, finished.stderr
-    assert fingerprint(tmp_path / "run") == uninterrupted
+    assert fingerprint(tmp_path / "run") == expected
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
@@ -111,21 +73,14 @@ class Growing(Strategy):
 
 def growing_arguments(folder: Path, demonstrations: Path) -> list[str]:
     (folder / "growing.py").write_text(GROWING)
-    line = arguments(folder, demonstrations, strategy="growing")
-    return [
-        *line,
-        "length=3",
-        "evaluation.zero_shot=false",
-        "evaluation.episodes=1",
-        f"plugins=[{folder / 'growing.py'}]",
-    ]
+    smaller = ("length=3", "evaluation.zero_shot=false", "evaluation.episodes=1")
+    return [*arguments(folder, demonstrations), "strategy=growing", *smaller, f"plugins=[{folder / 'growing.py'}]"]
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> dict[str, str]:
+def grown(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path, vla_cl_in: VlaCl) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("grown")
-    line = command(*growing_arguments(folder, demonstrations))
-    finished = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+    finished = vla_cl_in(folder, *growing_arguments(folder, demonstrations))
     assert finished.returncode == 0, finished.stderr
     found = fingerprint(folder / "run")
     adapters = {name.split("/adapters/")[0][-2:] + name.split("/adapters/")[1] for name in found if "adapters" in name}
@@ -143,17 +98,22 @@ def grown(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path) -> dic
     ids=["between two adapters", "inside the second adapter's training"],
 )
 def test_a_killed_run_whose_policy_grows_ends_the_same(
-    moment: Callable[[Path], bool], tmp_path: Path, demonstrations: Path, grown: dict[str, str], vla_cl: VlaCl
+    moment: Callable[[Path], bool],
+    tmp_path: Path,
+    demonstrations: Path,
+    grown: dict[str, str],
+    start: Start,
+    vla_cl: VlaCl,
 ) -> None:
     line = growing_arguments(tmp_path, demonstrations)
-    kill_when(lambda: moment(tmp_path / "run"), command(*line))
+    kill_when(lambda: moment(tmp_path / "run"), start, line, tmp_path)
     finished = vla_cl(*line)
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == grown
 
 
 def test_interrupt_is_resumable_and_says_so(
-    tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+    tmp_path: Path, demonstrations: Path, expected: dict[str, str], vla_cl: VlaCl
 ) -> None:
     line = arguments(tmp_path, demonstrations)
     process = subprocess.Popen(
@@ -167,29 +127,24 @@ def test_interrupt_is_resumable_and_says_so(
     assert process.returncode == 130
     assert "run the same command again" in errors and "Traceback" not in errors
     assert vla_cl(*line).returncode == 0
-    assert fingerprint(tmp_path / "run") == uninterrupted
+    assert fingerprint(tmp_path / "run") == expected
 
 
 def test_a_finished_run_changes_nothing_but_its_report(
-    tmp_path: Path, demonstrations: Path, uninterrupted: dict[str, str], vla_cl: VlaCl
+    tmp_path: Path, demonstrations: Path, undisturbed: Path, expected: dict[str, str], vla_cl: VlaCl
 ) -> None:
-    line = arguments(tmp_path, demonstrations)
-    assert vla_cl(*line).returncode == 0
-    before = fingerprint(tmp_path / "run")
-    assert vla_cl(*line).returncode == 0
-    assert fingerprint(tmp_path / "run") == before == uninterrupted
+    run = copy_of(undisturbed, tmp_path)
+    (run / "report.html").unlink()
+    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
+    assert fingerprint(run) == expected and (run / "report.html").exists()
 
 
 def test_another_configuration_in_the_same_folder_is_refused(
-    tmp_path: Path, demonstrations: Path, vla_cl: VlaCl
+    tmp_path: Path, demonstrations: Path, undisturbed: Path, expected: dict[str, str], vla_cl: VlaCl
 ) -> None:
-    line = [*arguments(tmp_path, demonstrations), "length=1", "evaluation.zero_shot=false"]
-    assert vla_cl(*line).returncode == 0
-    before = fingerprint(tmp_path / "run")
-    refused = vla_cl(*line, "training.steps=41")
-    assert refused.returncode == 2
-    assert "training.steps=40, not 41" in refused.stderr and "Traceback" not in refused.stderr
-    assert fingerprint(tmp_path / "run") == before
+    run = copy_of(undisturbed, tmp_path)
+    assert "training.steps=20, not 21" in one_line(vla_cl(*arguments(tmp_path, demonstrations, "training.steps=21")))
+    assert fingerprint(run) == expected
 
 
 @pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "its whole group, as a terminal does"])
