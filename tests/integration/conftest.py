@@ -41,8 +41,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no colours, no line wrapping: output that can be compared."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    """One thread, no colours, no line wrapping, no energy: output that can be compared."""
+    plain = {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200", "VLA_CL_POWERCAP": "/nowhere"}
+    return {**os.environ, **plain}
 
 
 def one_line(finished: subprocess.CompletedProcess[str]) -> str:
@@ -68,7 +69,7 @@ def copy_of(run: Path, output: Path) -> Path:
 
 def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
     """A run of two tasks whose strategy has a memory, of which tests of kills and faults know how it ends."""
-    smaller = ("training.steps=20", "evaluation.episodes=3")
+    smaller = ("training.steps=30", "evaluation.episodes=3")
     places = ("name=run", f"output={output}", f"data={demonstrations}")
     return ["run", "suite=mw5", "length=2", "policy=lowdim", "strategy=replay", *TINY, *smaller, *places, *more]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -86,7 +87,7 @@ def test_a_killed_simulator_is_replaced_and_its_episodes_are_run_again(
     os.kill(simulator, signal.SIGKILL)
     _, errors = process.communicate(300)
     assert process.returncode == 0, errors
-    assert "a simulator process died; running 2 of its episodes again" in errors
+    assert re.search(r"a simulator process died; running \d of its episodes again", errors)
     assert fingerprint(tmp_path / "run") == expected
 
 
@@ -110,7 +111,7 @@ def test_a_killed_driver_takes_its_simulators_along_and_the_run_goes_on(
     while is_alive(simulator):
         assert time.monotonic() < deadline, "a simulator goes on although its run was killed"
         time.sleep(0.05)
-    (state,) = run.glob("checkpoints/training/stage_01/step_*/training.json")
+    *_, state = sorted(run.glob("checkpoints/training/stage_01/step_*/training.json"))
     kept = json.loads(state.read_text())["spent"]
     counter.write_text("900000000")
 
@@ -277,7 +278,9 @@ PLACE = Path(__file__).parent
 
 @STRATEGIES.decorator("poisoned")
 class Poisoned(Replay):
-    seen = 0
+    def begin_task(self, task, policy, data):
+        super().begin_task(task, policy, data)
+        self.seen = 0
 
     def gradients(self, parameters):
         self.seen += 1
@@ -308,9 +311,7 @@ def test_a_policy_that_becomes_nan_in_training_is_stopped_before_it_is_kept(
     (tmp_path / "gradient").touch()
     line = [*arguments(tmp_path, demonstrations), *poisoned]
     told = one_line(vla_cl(*line))
-    assert "the gradient norm is nan at step 15 of stage 1 (window-close and faucet-close" in told or (
-        "the gradient norm is nan at step 15 of stage 1 (faucet-close" in told
-    )
+    assert "the gradient norm is nan at step 15 of stage 1 (faucet-close), whose batch is windows" in told
     assert "lower training.learning_rate or training.clip; the checkpoint of step 10 is kept" in told
     (tmp_path / "gradient").unlink()
     finished = vla_cl(*line)

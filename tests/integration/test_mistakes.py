@@ -7,13 +7,15 @@ import os
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.conftest import TINY, VlaCl, command, environment, one_line
+from tests.integration.conftest import TINY, VlaCl, command, copy_of, environment, one_line
 from vla_cl.data import DemonstrationFile
+from vla_cl.policies import Policy, build_policy
 
 
 def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
@@ -29,26 +31,31 @@ def test_a_chunk_longer_than_the_horizon_is_refused_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_another_policy_is_refused(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    for name, more in (("first", ()), ("second", ("policy.head=regression",))):
-        assert vla_cl(*arguments(tmp_path / name, demonstrations, *more)).returncode == 0
-    weights = "run/checkpoints/stage_00/model.safetensors"
-    shutil.copy(tmp_path / "second" / weights, tmp_path / "first" / weights)
-    line = one_line(vla_cl("evaluate", str(tmp_path / "first/run"), "--episodes", "1"))
+def test_weights_of_another_policy_are_refused(vla_cl: VlaCl, tmp_path: Path, undisturbed: Path) -> None:
+    checkpoint = copy_of(undisturbed, tmp_path) / "checkpoints/stage_01"
+    known = Policy.from_pretrained(checkpoint)
+    build_policy(replace(known.config, head="regression", head_options={}), known.features, 0).save_pretrained(
+        tmp_path / "other"
+    )
+    shutil.copy(tmp_path / "other/model.safetensors", checkpoint)
+    words = ("evaluate", str(tmp_path / "run"), "--episodes", "1")
+    assert "model.safetensors is not what was written" in one_line(vla_cl(*words))
+    (checkpoint / "checksums.json").unlink()
+    line = one_line(vla_cl(*words))
     assert "checkpoint" in line or "model.safetensors" in line
 
 
-def test_a_checkpoint_is_evaluated_with_intervals_and_films(
-    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
-    assert vla_cl(*arguments(tmp_path, demonstrations)).returncode == 0
+def test_a_checkpoint_is_evaluated_with_intervals(vla_cl: VlaCl, tmp_path: Path, undisturbed: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    finished = vla_cl("evaluate", str(tmp_path / "run"), "--episodes", "2", "--output", str(rows), "--json")
+    options = ("--episodes", "2", "--horizon", "40", "--processes", "1", "--output", str(rows), "--json")
+    finished = vla_cl("evaluate", str(undisturbed), *options)
     assert finished.returncode == 0, finished.stderr
-    (result,) = json.loads(finished.stdout)
-    assert result["task"] == "window-close" and result["episodes"] == 2
-    assert 0 <= result["interval"][0] <= result["success_rate"] <= result["interval"][1] <= 1
-    assert len(rows.read_text().splitlines()) == 2
+    results = json.loads(finished.stdout)
+    assert [result["task"] for result in results] == ["window-close", "faucet-close"]
+    for result in results:
+        assert result["episodes"] == 2
+        assert 0 <= result["interval"][0] <= result["success_rate"] <= result["interval"][1] <= 1
+    assert len(rows.read_text().splitlines()) == 4
 
 
 def run_without_gl(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

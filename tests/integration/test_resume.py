@@ -143,7 +143,7 @@ def test_another_configuration_in_the_same_folder_is_refused(
     tmp_path: Path, demonstrations: Path, undisturbed: Path, expected: dict[str, str], vla_cl: VlaCl
 ) -> None:
     run = copy_of(undisturbed, tmp_path)
-    assert "training.steps=20, not 21" in one_line(vla_cl(*arguments(tmp_path, demonstrations, "training.steps=21")))
+    assert "training.steps=30, not 31" in one_line(vla_cl(*arguments(tmp_path, demonstrations, "training.steps=31")))
     assert fingerprint(run) == expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,24 @@ from safetensors.torch import load_file
 
 from tests.integration.conftest import TINY, VlaCl
 
+Run = Callable[..., Path]
 
-def run(vla_cl: VlaCl, output: Path, demonstrations: Path, *overrides: str) -> Path:
-    places = (f"output={output}", f"data={demonstrations}")
-    finished = vla_cl("run", "suite=mw5", "policy=lowdim", *places, *TINY, *overrides)
-    assert finished.returncode == 0, finished.stderr
-    (folder,) = [path for path in output.iterdir() if path.is_dir()]
-    return folder
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path, vla_cl_in: VlaCl) -> Run:
+    """The folder of a finished run of two tasks with such overrides, which is made once. Not to be changed."""
+    finished: dict[tuple[str, ...], Path] = {}
+
+    def run(*overrides: str) -> Path:
+        if overrides not in finished:
+            output = tmp_path_factory.mktemp("runs")
+            words = ("suite=mw5", "length=2", "policy=lowdim", *TINY, *overrides)
+            done = vla_cl_in(output, "run", *words, f"output={output}", f"data={demonstrations}", "name=run")
+            assert done.returncode == 0, done.stderr
+            finished[overrides] = output / "run"
+        return finished[overrides]
+
+    return run
 
 
 def weights(folder: Path, stage: int) -> dict[str, object]:
@@ -25,8 +37,8 @@ def weights(folder: Path, stage: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "replay", "ewc", "joint", "single_task"])
-def test_every_strategy_runs_to_its_report(strategy: str, vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    folder = run(vla_cl, tmp_path / "runs", demonstrations, "length=2", f"strategy={strategy}")
+def test_every_strategy_runs_to_its_report(strategy: str, run: Run) -> None:
+    folder = run(f"strategy={strategy}")
     metrics = json.loads((folder / "metrics.json").read_text())
     for name in ("learning_accuracy", "final_average", "forgetting", "backward_transfer"):
         assert -1.0 <= metrics[name] <= 1.0
@@ -40,49 +52,43 @@ def test_every_strategy_runs_to_its_report(strategy: str, vla_cl: VlaCl, tmp_pat
     assert list((folder / "tensorboard").iterdir())
 
 
-def test_replay_without_a_budget_is_sequential(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    none = run(vla_cl, tmp_path / "none", demonstrations, "length=2", "strategy=replay", "strategy.count=0")
-    sequential = run(vla_cl, tmp_path / "sequential", demonstrations, "length=2", "strategy=sequential")
-    some = run(vla_cl, tmp_path / "some", demonstrations, "length=2", "strategy=replay", "strategy.fraction=1")
+def test_replay_without_a_budget_is_sequential(run: Run) -> None:
+    none = run("strategy=replay", "strategy.count=0", "evaluation.zero_shot=false")
+    some = run("strategy=replay", "strategy.fraction=1", "evaluation.zero_shot=false")
+    sequential = run("strategy=sequential")
     assert weights(none, 1) == weights(sequential, 1)
     assert weights(some, 0) == weights(sequential, 0)
     assert weights(some, 1) != weights(sequential, 1)
 
 
-def test_ewc_without_strength_is_sequential_and_with_it_stays_closer(
-    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
+def test_ewc_without_strength_is_sequential_and_with_it_stays_closer(run: Run) -> None:
     def moved(folder: Path) -> float:
         first, second = (load_file(folder / f"checkpoints/stage_0{stage}/model.safetensors") for stage in (0, 1))
         return float(sum(((second[name] - first[name]).float() ** 2).sum() for name in first))
 
-    off = run(vla_cl, tmp_path / "off", demonstrations, "length=2", "strategy=ewc", "strategy.strength=0")
-    sequential = run(vla_cl, tmp_path / "sequential", demonstrations, "length=2", "strategy=sequential")
-    strong = run(vla_cl, tmp_path / "strong", demonstrations, "length=2", "strategy=ewc", "strategy.strength=1e6")
+    off = run("strategy=ewc", "strategy.strength=0", "evaluation.zero_shot=false")
+    strong = run("strategy=ewc", "strategy.strength=1e6", "evaluation.zero_shot=false")
+    sequential = run("strategy=sequential")
     assert weights(off, 1) == weights(sequential, 1)
     assert moved(strong) < 0.7 * moved(sequential)
 
 
-def test_joint_training_on_one_task_is_single_task_training(
-    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
-    joint = run(vla_cl, tmp_path / "joint", demonstrations, "length=1", "strategy=joint")
-    single = run(vla_cl, tmp_path / "single", demonstrations, "length=1", "strategy=single_task")
+def test_joint_training_on_one_task_is_single_task_training(run: Run) -> None:
+    joint = run("length=1", "strategy=joint", "evaluation.zero_shot=false")
+    single = run("length=1", "strategy=single_task", "evaluation.zero_shot=false")
     assert weights(joint, 0) == weights(single, 0)
 
 
-def test_single_task_training_does_not_depend_on_what_came_before(
-    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
-) -> None:
+def test_single_task_training_does_not_depend_on_what_came_before(run: Run) -> None:
     """The second task is learned from the initial weights: learning rates, batches and noise are the stage's own."""
-    folder = run(vla_cl, tmp_path / "single", demonstrations, "length=2", "strategy=single_task")
+    folder = run("strategy=single_task")
     state = load_file(folder / "checkpoints/stage_01/strategy.safetensors")
     start = load_file(folder / "checkpoints/stage_00/strategy.safetensors")
     assert all(tensor.equal(start[name]) for name, tensor in state.items())
 
 
 def test_a_sweep_side_by_side_gives_the_numbers_of_runs_one_after_another(
-    vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
+    vla_cl: VlaCl, run: Run, tmp_path: Path, demonstrations: Path
 ) -> None:
     places = (f"output={tmp_path / 'runs'}", f"data={demonstrations}")
     sweep = ("suite=mw5", "length=1", "policy=lowdim", "strategy=sequential,replay", "--jobs", "2")
@@ -91,13 +97,13 @@ def test_a_sweep_side_by_side_gives_the_numbers_of_runs_one_after_another(
     assert (tmp_path / "runs/report.html").exists()
     folders = {path.name.split("-")[2]: path for path in (tmp_path / "runs").iterdir() if path.is_dir()}
     assert sorted(folders) == ["replay", "sequential"]
-    alone = run(vla_cl, tmp_path / "alone", demonstrations, "length=1", "strategy=sequential")
+    alone = run("strategy=sequential")
     assert weights(alone, 0) == weights(folders["sequential"], 0)
     rows = "episodes/stage_00.jsonl"
     assert (alone / rows).read_text() == (folders["sequential"] / rows).read_text()
 
 
-def test_the_upper_triangle_is_measured_when_asked(vla_cl: VlaCl, tmp_path: Path, demonstrations: Path) -> None:
-    folder = run(vla_cl, tmp_path / "runs", demonstrations, "length=2", "evaluation.upper_triangle=true")
+def test_the_upper_triangle_is_measured_when_asked(run: Run) -> None:
+    folder = run("strategy=sequential", "evaluation.upper_triangle=true")
     matrix = json.loads((folder / "metrics.json").read_text())["success_matrix"]
     assert all(value is not None for row in matrix for value in row)
