@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,20 +65,21 @@ def test_a_counter_that_wraps_around_goes_on(tmp_path: Path) -> None:
 
 def test_wraps_are_not_missed_while_nobody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "_LOOK_SECONDS", 0.0)
-    file = tmp_path / "counter"
-    readings = iter([90.0, 95.0, 5.0, 60.0, 2.0])
-    last = [0.0]
+    readings, seen, gone = iter([90.0, 95.0, 5.0, 60.0, 2.0]), threading.Event(), threading.Event()
 
     def read() -> float:
-        last[0] = next(readings, 2.0)
-        if last[0] == 2.0:
-            file.touch()
-        return last[0]
+        if gone.is_set():
+            raise OSError("the counter is gone")
+        reading = next(readings, 2.0)
+        if reading == 2.0:
+            seen.set()
+        return reading
 
     counter = EnergyCounter([Source("package-0", read, range=100.0)])
-    while not file.exists():  # two wraps, seen by the counter's own looks alone
-        pass
+    assert seen.wait(60), "two wraps, seen by the counter's own looks alone"
     assert counter.joules() == pytest.approx(5 + 10 + 55 + 42)
+    gone.set()  # ends its looking
+    assert counter.joules() is None
 
 
 def test_a_machine_that_tells_nothing_is_not_measured(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,8 @@ class EnergyCounter:
             return self._total
 
     def _keep_looking(self) -> None:
-        pause = threading.Event()
         while self._sources:
-            pause.wait(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)
             self.joules()
 
 

@@ -13,8 +13,8 @@ class ThermostatEnv(gymnasium.Env[Any, Any]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
-    def __init__(self, render_mode: str | None = None, noise: float = 0.1) -> None:
-        self.render_mode, self.noise = render_mode, noise
+    def __init__(self, render_mode: str | None = None, noise: float = 0.1, melts_at: float = np.inf) -> None:
+        self.render_mode, self.noise, self.melts_at = render_mode, noise, melts_at
         self.action_space = gymnasium.spaces.Box(np.array([0.0, -2.0]), np.array([10.0, 2.0]), dtype=np.float64)
         number = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
         image = gymnasium.spaces.Box(0, 255, (3, 16, 24), np.uint8)
@@ -40,7 +40,8 @@ class ThermostatEnv(gymnasium.Env[Any, Any]):
     def _observed(self) -> Any:
         view = np.zeros((3, 16, 24), np.uint8)
         view[2, :, : int(self.now)] = 200
-        return {"room": {"now": np.array([self.now]), "wish": np.array([self.wish])}, "view": view}
+        told = self.now if self.now < self.melts_at else np.nan  # the sensor is no more
+        return {"room": {"now": np.array([told]), "wish": np.array([self.wish])}, "view": view}
 
 
 gymnasium.register("vla_cl_tests/Thermostat-v0", ThermostatEnv, max_episode_steps=3)

@@ -117,6 +117,27 @@ def test_the_wrapped_time_limit_gives_way_to_ours_and_other_endings_truncate() -
         assert not ends[-1].terminated
 
 
+def test_numbers_that_a_simulator_cannot_go_on_from_end_the_episode_and_the_next_one_is_clean() -> None:
+    env = foreign(PUSH)
+    env.restart(seed=3)
+    start, still = env.get_state(), np.zeros(4, np.float32)
+    following = env.advance(still)
+    after = env.get_state()
+    env.data.qvel[:] = 1e12
+    assert env.advance(still).info == {"success": False, "failure": "unstable"}
+    env.restart(seed=3)
+    np.testing.assert_array_equal(env.get_state(), start)
+    assert env.advance(still).reward == following.reward
+    np.testing.assert_array_equal(env.get_state(), after)
+
+    room = foreign(THERMOSTAT, kwargs={"noise": 0.0, "melts_at": 30.0})
+    room.restart(seed=0)
+    heated = [room.advance(np.array([1.0, 1.0], np.float32)) for _ in range(15)]
+    assert [each.truncated for each in heated].index(True) == [each.info["failure"] for each in heated].index(
+        "unstable"
+    )
+
+
 def test_success_is_read_where_the_environment_tells_it() -> None:
     env = foreign(THERMOSTAT, kwargs={"noise": 0.0})
     env.restart(seed=2)

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,35 @@ def _wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_simulation_that_diverges_ends_alone_and_its_environment_is_built_anew() -> None:
+    """Three slots share an environment; the one that diverges takes it along, and the others go on in a new one."""
+    spec = EnvironmentSpec(
+        "diverging",
+        {"task": "reach-v3"},
+        horizon=12,
+        observation=ObservationOptions((), privileged=True),
+        plugins=(PLUGIN,),
+    )
+    healthy = replace(spec, backend="meta_world", plugins=())
+
+    def states(record: dict[int, list[Any]], slot: int) -> list[Any]:
+        seen = [each["observation"] for each in record[slot][1:] if each["observation"] is not None]
+        return [each["environment_state"].tolist() for each in (record[slot][0], *seen)]
+
+    with EnvironmentPool(1) as own:
+        usual = play(own, {slot: EpisodeStart(healthy, seed) for slot, seed in ((0, 4), (2, 6))}, chunk=2)
+        record = play(own, {slot: EpisodeStart(spec, seed) for slot, seed in ((0, 4), (1, 5), (2, 6))}, chunk=2)
+        (_, first, last) = record[1]
+        assert (first["failure"], first["truncated"]) == ("", False)
+        assert (last["failure"], last["truncated"], last["success"], last["steps"]) == ("unstable", True, False, 1)
+        for slot in (0, 2):
+            assert states(record, slot) == states(usual, slot)
+            assert record[slot][1]["reward"] / record[slot][1]["steps"] == 1
+            assert record[slot][-1]["reward"] / record[slot][-1]["steps"] == 2
+        alone = play(own, {0: EpisodeStart(spec, 5)}, chunk=2)  # nobody waits for a new one: it is built when needed
+        assert alone[0][-1]["failure"] == "unstable"
+        again = play(own, {0: EpisodeStart(spec, 4)}, chunk=2)
+        assert states(again, 0) == states(usual, 0)
+        assert again[0][-1]["reward"] / again[0][-1]["steps"] == 3

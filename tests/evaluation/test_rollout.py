@@ -260,7 +260,6 @@ def test_a_split_without_enough_initial_states_is_refused(pool: EnvironmentPool,
         (lambda observation, seeds: np.zeros((len(seeds), 4)), r"actions \(2, at least 8, A\), got \(2, 4\)"),
         (lambda observation, seeds: np.zeros((len(seeds), 7, 4)), r"got \(2, 7, 4\)"),
         (lambda observation, seeds: np.zeros((1, 8, 4)), r"got \(1, 8, 4\)"),
-        (lambda observation, seeds: np.full((2, 8, 4), np.nan), "not finite"),
     ],
 )
 def test_a_controller_that_returns_something_else_is_told_so(
@@ -268,6 +267,35 @@ def test_a_controller_that_returns_something_else_is_told_so(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         roll(Recorder(respond, 8), window_close, pool, EvaluationOptions(episodes=2, slots=2))
+
+
+@pytest.mark.parametrize("ensemble", [None, 0.1], ids=["chunks", "temporal ensemble"])
+def test_an_action_that_is_not_finite_fails_its_episode_and_no_other(
+    ensemble: float | None, pool: EnvironmentPool, window_close: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    task, options = replace(window_close, horizon=40), EvaluationOptions(episodes=5, slots=2)
+    usual = roll(Recorder(random_actions(8), 4), task, pool, options)
+    asked: list[str] = []
+
+    def sick(observation: ObservationBatch, seeds: Sequence[int]) -> NDArray[np.float32]:
+        actions = random_actions(8)(observation, seeds)
+        for row, episode in enumerate(observation.episode or ()):
+            asked.append(episode)
+            if episode.endswith(("/1", "/4")) and asked.count(episode) == 3:
+                actions[row, 6, 0] = np.inf if episode.endswith("/4") else np.nan  # an action that is not executed yet
+        return actions
+
+    controller = Recorder(sick, 4)
+    controller.temporal_ensemble = ensemble
+    rows = roll(controller, task, pool, options)
+    assert [row.episode for row in rows] == [0, 1, 2, 3, 4]
+    for row, without in zip(rows, usual, strict=True):
+        if row.episode in (1, 4):
+            assert (row.success, row.steps, row.failure) == (False, 8, "action not finite")
+        elif ensemble is None:
+            assert row == without
+    assert "stage 0, task window-close: in 2 of 5 episodes the policy's action was not finite, first in" in caplog.text
+    assert "episode 1 at step 8" in caplog.text
 
 
 def test_films_show_the_first_episodes_in_real_time(pool: EnvironmentPool, window_close: Task, tmp_path: Path) -> None:

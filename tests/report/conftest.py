@@ -123,7 +123,7 @@ def write_run(
             "trainable_parameters": 1_453_184, "extra_parameters": 24_576 * stage, "extra_passes": 1.0,
             "acting_passes": 0.5, "acting_milliseconds": 1.25 + stage, "acting_seconds": 2.5,
             "collect_steps": 4_100, "evaluate_steps": 1_000 * (stage + 1),
-            "collect_joules": joules, "train_joules": joules and 2 * joules, "evaluate_joules": 0.0,
+            "collect_joules": joules, "train_joules": joules and 2 * joules, "evaluate_joules": joules and 0.0,
         }
         for stage in range(done)
     ]  # fmt: skip

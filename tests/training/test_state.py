@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_cl.errors import CheckpointError
-from vla_cl.training import atomic_folder, load_tree, remove_partial_folders, save_tree
+from vla_cl.training import (
+    IntervalCheckpoints,
+    atomic_folder,
+    check_folder,
+    load_tree,
+    remove_partial_folders,
+    save_tree,
+)
 
 _scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text()
@@ -81,3 +88,26 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     (tmp_path / "stage_00").mkdir()
     remove_partial_folders(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["stage_00"]
+
+
+def test_a_changed_bit_is_found_where_the_reader_finds_nothing_wrong(tmp_path: Path) -> None:
+    checkpoints = IntervalCheckpoints(tmp_path)
+    checkpoints.save(5, {"weights": torch.zeros(100)})
+    folder = tmp_path / "step_00000005"
+    check_folder(folder)
+    file = folder / "training.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    load_tree(folder, "training")
+    for read in (lambda: check_folder(folder), checkpoints.latest):
+        with pytest.raises(CheckpointError, match=r"step_00000005 is damaged \(training\.safetensors is not what was"):
+            read()
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"is damaged .*training\.safetensors"):
+        check_folder(folder)
+    (folder / "checksums.json").write_text("[")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        check_folder(folder)
+    (folder / "checksums.json").unlink()
+    check_folder(folder)
