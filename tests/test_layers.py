@@ -37,7 +37,8 @@ def test_a_file_holds_one_idea(path):
 def test_every_third_party_import_is_declared():
     """A package that is imported but not required works here and fails at a user's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = [*project["dependencies"], *project["optional-dependencies"]["ray"]]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["ray"], *extras["energy"]]
     declared = {_name(requirement) for requirement in required}
     imported = {name for path in SOURCES for name in _imported(path)} - set(sys.stdlib_module_names) - {"vla_cl"}
     distributions = {
@@ -48,6 +49,7 @@ def test_every_third_party_import_is_declared():
         "imageio_ffmpeg": "imageio",  # its extra
         "jinja2": "jinja2",
         "yaml": "pyyaml",
+        "pynvml": "nvidia-ml-py",
         "markupsafe": "jinja2",  # its own dependency, whose type it returns
     }
     undeclared = {name for name in imported if distributions.get(name, name.lower()) not in declared}
