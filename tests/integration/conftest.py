@@ -25,7 +25,7 @@ TINY = (
     "training.checkpoint_every=10",
     "evaluation.episodes=2",
     "evaluation.slots=2",
-    "evaluation.horizon=40",
+    "evaluation.horizon=50",
     "evaluation.processes=1",
     "evaluation.videos=0",
 )

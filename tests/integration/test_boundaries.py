@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.integration.conftest import TINY, VlaCl
 
-SEQUENCE = ("suite=mw5", "length=2", "policy=lowdim", "evaluation.zero_shot=false", "evaluation.episodes=1", *TINY[:-3])
+SEQUENCE = ("suite=mw5", "length=2", "policy=lowdim", *TINY, "evaluation.zero_shot=false", "evaluation.episodes=1")
 
 
 def test_a_task_free_strategy_learns_where_nobody_announces_tasks(

@@ -26,7 +26,8 @@ def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
 def test_a_chunk_longer_than_the_horizon_is_refused_before_anything_is_done(
     vla_cl: VlaCl, tmp_path: Path, demonstrations: Path
 ) -> None:
-    line = one_line(vla_cl(*arguments(tmp_path, demonstrations, "policy.chunk=500", "policy.execute=4")))
+    words = ("policy.chunk=500", "policy.execute=4", "evaluation.horizon=null")
+    line = one_line(vla_cl(*arguments(tmp_path, demonstrations, *words)))
     assert "policy.chunk=500 is longer than task 'window-close', whose horizon is 200 control steps" in line
     assert not (tmp_path / "run").exists()
 
