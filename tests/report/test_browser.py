@@ -135,3 +135,11 @@ def test_an_instruction_cannot_bring_a_script(browser: Any, make_run: Callable[.
     assert browser.evaluate("document.title") == "Continual learning on mw3"
     assert attack in browser.evaluate("document.querySelector('.instruction').textContent")
     assert complaints(browser) == []
+
+
+def test_an_accessibility_checker_finds_nothing(browser: Any, report: Path) -> None:
+    """With axe-core, where somebody installed it."""
+    package = pytest.importorskip("axe_core_python", reason="pip install axe-core-python checks accessibility")
+    browser.open(report)
+    browser.evaluate((Path(package.__file__).parent / "axe.min.js").read_text() + "; 0")
+    assert browser.evaluate("axe.run().then(result => result.violations.map(each => each.id))") == []

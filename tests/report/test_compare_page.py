@@ -367,6 +367,9 @@ def test_print_is_light_and_leaves_the_controls_out(browser: Any, page: Path) ->
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert shown(browser, "form, nav, .skip, #play") == 0
     assert browser.evaluate("document.querySelector('details li').checkVisibility({contentVisibilityAuto: true})")
+    widest = "Math.max(...[...document.querySelectorAll('table')].map(each => each.getBoundingClientRect().width))"
+    browser.open(page, width=1030, media="print")
+    assert browser.evaluate(widest) <= 1030, "a sheet on its side, without its margins"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
