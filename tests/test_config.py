@@ -55,6 +55,22 @@ def test_overrides_win_over_a_preset() -> None:
     assert changed.suite == preset.suite
 
 
+def test_early_stopping_decides_the_folder_only_where_a_rule_is_set() -> None:
+    """Runs that were made without it stay the same runs."""
+    plain, idle, ruled, stricter = (
+        compose(["suite=mw5", "strategy=replay", *more])[0]
+        for more in (
+            [],
+            ["evaluation.early_stop.error=0.01"],
+            ["evaluation.early_stop.threshold=0.5"],
+            ["evaluation.early_stop.threshold=0.5", "evaluation.early_stop.error=0.01"],
+        )
+    )
+    assert plain.folder == idle.folder and "early_stop" not in plain.identity()["evaluation"]
+    assert len({plain.folder, ruled.folder, stricter.folder}) == 3
+    assert ruled.identity()["evaluation"]["early_stop"]["threshold"] == 0.5
+
+
 def test_the_folder_is_a_function_of_what_decides_the_numbers() -> None:
     first, same, other = (
         compose(["suite=mw5", *more])[0] for more in ([], ["evaluation.processes=1", "data=elsewhere"], ["seed=1"])

@@ -130,6 +130,8 @@ class ExperimentConfig:
         values["collection"].pop("processes", None)
         values["evaluation"].pop("processes", None)
         values["federation"].pop("backend")
+        if not self.evaluation.early_stop.asked_for:
+            values["evaluation"].pop("early_stop")  # runs without it are what they were before there was any
         return values | self.dataset_identity()
 
     def dataset_identity(self) -> dict[str, str]:

@@ -110,6 +110,8 @@ class RunFolder:
         wanted = flatten({**to_dict(config), **config.dataset_identity()})
         places = {"output", "data", "name", "dataset", "dataset_instructions"}
         places |= {"collection.processes", "evaluation.processes", "federation.backend"}
+        if not config.evaluation.early_stop.asked_for:
+            places.add("evaluation.early_stop.error")  # without a rule it means nothing
         for key in sorted((stored.keys() | wanted.keys()) - places):
             if not key.startswith("assets.") and stored.get(key) != wanted.get(key):
                 raise ConfigurationError(

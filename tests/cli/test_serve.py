@@ -18,7 +18,7 @@ import pytest
 from vla_cl.checkpoint import load_checkpoint
 from vla_cl.cli.main import main
 from vla_cl.data import Statistics
-from vla_cl.evaluation import PolicyController, PolicyServer, RemoteController
+from vla_cl.evaluation import PolicyController, PolicyServer, RemoteController, confidence_sequence, read_rows
 from vla_cl.policies import PolicyConfig, PolicyFeatures, build_policy
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -183,6 +183,26 @@ def test_a_suite_without_the_policys_camera_is_one_line(evaluate: Evaluate, tmp_
         status, complaint = evaluate("--server", server.address, "--suite", "mw3", *FEW)
     assert status == 2
     assert "needs a camera that task" in complaint and "'robot0_eye_in_hand'" in complaint and "corner2" in complaint
+
+
+def test_a_task_whose_success_is_clear_stops_early_and_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--episodes", "12", "--horizon", "10", "--processes", "1", "--stop-at", "0.6")
+    assert main(["evaluate", str(run), *few, "--json", "--output", "rows.jsonl"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    rows = read_rows(Path("rows.jsonl"))
+    for each in told:
+        low, high = confidence_sequence(0, each["episodes"])
+        assert each["stopped_early"] and 1 < each["episodes"] < 12 and each["successes"] == 0
+        assert each["interval"] == pytest.approx([float(low), float(high)]) and high < 0.6
+        of_task = [row.stopping for row in rows if row.task == each["task"]]
+        assert of_task == ["watched"] * (each["episodes"] - 1) + ["stopped"]
+    assert main(["evaluate", str(run), *few]) == 0
+    assert f"0 of {told[0]['episodes']}, stopped" in capfd.readouterr().out
+    assert main(["evaluate", str(run), "--stop-at", "2"]) == 2
+    assert "early_stop.threshold must lie between 0 and 1, got 2.0" in capfd.readouterr().err
 
 
 def test_whether_a_policy_listens_is_one_command(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import EpisodeRow, metrics, student_interval, success_matrix
-from vla_cl.evaluation.estimates import ESTIMATED_METRICS, episode_outcomes, estimate
+from vla_cl.evaluation.estimates import (
+    ESTIMATED_METRICS,
+    _resampled_rates,
+    episode_outcomes,
+    estimate,
+    estimate_difference,
+)
 
 TASKS = ("push", "reach", "close", "open")
 
@@ -82,21 +90,47 @@ def test_a_task_that_recurs_fills_each_of_its_columns() -> None:
     assert outcomes[1:, :, 0].tolist() == [[1, 0, 1]] * 3 and np.isnan(outcomes[0]).all()
 
 
-def test_the_interval_has_the_width_of_the_nested_bootstraps_variance() -> None:
-    """Its closed form: variance of sequence means / S + mean variance of task means / ST + of episodes / STE."""
+def test_the_interval_of_one_sequence_has_the_width_of_the_bootstraps_variance_over_tasks_and_episodes() -> None:
+    """Its closed form: variance of task means / T + mean variance of episodes / TE."""
     source = np.random.default_rng(3)
-    ability = 0.5 + source.normal(0, 0.12, (12, 1, 1)) + source.normal(0, 0.12, (12, 8, 1))
-    final = (source.random((12, 8, 20)) < ability).astype(float)
-    outcomes = np.full((12, 9, 8, 20), np.nan)
-    outcomes[:, -1] = final
-    cells = final.mean(axis=2)
-    variance = (cells.mean(axis=1).var() + cells.var(axis=1).mean() / 8 + final.var(axis=2).mean() / (8 * 20)) / 12
+    final = (source.random((40, 20)) < 0.5 + source.normal(0, 0.12, (40, 1))).astype(float)
+    outcomes = np.full((41, 40, 20), np.nan)
+    outcomes[-1] = final
+    variance = final.mean(axis=1).var() / 40 + final.var(axis=1).mean() / (40 * 20)
 
-    found = estimate("final_average", list(outcomes), generator(), replicates=4000)
+    found = estimate("final_average", [outcomes], generator(), replicates=4000)
 
     assert found.low is not None and found.high is not None and found.mean is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.05)
     assert (found.low + found.high) / 2 == pytest.approx(found.mean, abs=0.01)
+    assert found.student_low is None
+
+
+def test_the_interval_of_many_sequences_is_students_although_tasks_and_episodes_are_drawn_a_second_time() -> None:
+    source = np.random.default_rng(3)
+    ability = 0.5 + source.normal(0, 0.05, (30, 1, 1)) + np.linspace(-0.3, 0.3, 6)[None, :, None]
+    outcomes = np.full((30, 7, 6, 10), np.nan)
+    outcomes[:, -1] = source.random((30, 6, 10)) < ability
+    found = estimate("final_average", list(outcomes), generator(), replicates=4000)
+    assert found.student_low is not None and found.student_high is not None
+    assert (found.low, found.high) == pytest.approx((found.student_low, found.student_high), abs=0.01)
+
+
+def test_sequences_that_agree_exactly_have_the_interval_of_their_tasks_and_episodes() -> None:
+    outcomes = [episode_outcomes(rows_of(random_outcomes(1)), TASKS)] * 3
+    found = estimate("final_average", outcomes, generator())
+    assert (found.student_low, found.student_high) == pytest.approx((found.mean, found.mean))
+    assert found.low is not None and found.mean is not None and found.high is not None
+    assert found.low < found.mean < found.high
+
+
+@pytest.mark.parametrize(("metric", "lowest"), [("final_average", 0.0), ("forgetting", -1.0)])
+def test_an_interval_stays_within_what_the_metric_can_be(metric: str, lowest: float) -> None:
+    for seed in range(20):
+        outcomes = [episode_outcomes(rows_of(random_outcomes(2 * seed + run)), TASKS) for run in (0, 1)]
+        found = estimate(metric, outcomes, generator(), replicates=100)
+        assert found.low is not None and found.high is not None
+        assert lowest <= found.low <= found.high <= 1.0
 
 
 def test_the_stages_of_an_episode_are_drawn_together() -> None:
@@ -107,18 +141,54 @@ def test_the_stages_of_an_episode_are_drawn_together() -> None:
     assert estimate("final_average", [episode_outcomes(rows_of(outcomes), TASKS)], generator()).low != found.mean
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says_or_more() -> None:
-    """Simulated studies of ten sequences whose ability differs from seed to seed and from task to task."""
-    covered = 0
-    for study in range(150):
-        source = np.random.default_rng(study)
-        ability = 0.5 + source.normal(0, 0.1, (10, 1, 1)) + source.normal(0, 0.1, (10, 5, 1))
-        outcomes = np.full((10, 6, 5, 10), np.nan)
-        outcomes[:, -1] = source.random((10, 5, 10)) < np.clip(ability, 0, 1)
-        found = estimate("final_average", list(outcomes), np.random.default_rng(study + 1000), replicates=200)
-        assert found.low is not None and found.high is not None
-        covered += found.low <= 0.5 <= found.high
-    assert covered >= 0.92 * 150
+def stopped(rows: list[EpisodeRow], stage: int, task: str, played: int) -> list[EpisodeRow]:
+    """The rows of an evaluation that stopped early in one cell."""
+    kept = [row for row in rows if (row.stage, row.task) != (stage, task) or row.episode < played]
+    last = (stage, task, played - 1)
+    return [
+        replace(row, stopping="stopped" if (row.stage, row.task, row.episode) == last else row.stopping or "watched")
+        for row in kept
+    ]
+
+
+def test_episodes_that_were_left_out_early_are_not_counted_and_the_others_are() -> None:
+    rows = stopped(stopped(rows_of(random_outcomes(0)), 3, "push", 2), 2, "reach", 3)
+    outcomes = episode_outcomes(rows, TASKS, 6)
+    assert np.isnan(outcomes[4, 0]).tolist() == [False] * 2 + [True] * 4
+    matrix = success_matrix(rows, TASKS)
+    for metric in ESTIMATED_METRICS:
+        found = estimate(metric, [outcomes, outcomes], generator(), replicates=50)
+        assert found.values == pytest.approx([getattr(metrics, metric)(matrix)] * 2), metric
+
+
+def test_a_cell_of_few_episodes_varies_as_few_episodes_do() -> None:
+    """A task of five episodes and one of forty, each with its binomial variance."""
+    outcomes = np.full((3, 2, 40), np.nan)
+    outcomes[-1, 0, :5] = [1, 0, 1, 0, 1]
+    outcomes[-1, 1] = [1, 0] * 20
+    cells = outcomes[-1][None, :, :, None]
+    rates = np.concatenate([drawn for (drawn,) in _resampled_rates([cells], generator(), 20_000)])
+    both = rates[..., 0].reshape(-1, 2)
+    mixed = np.array([0.6 * 0.4 / 5, 0.25 / 40]).mean() + np.var([0.6, 0.5])  # of a task that is drawn, too
+    assert both.var(axis=0) == pytest.approx([mixed, mixed], rel=0.05)
+
+
+def test_of_pairs_only_the_difference_counts() -> None:
+    """Sequences that vary much, and a method that adds the same to each: the difference is known well."""
+    source = np.random.default_rng(0)
+    ability = np.repeat(source.uniform(0.1, 0.9, (6, 1, 1)), 4, axis=1)
+    luck = source.random((6, 4, 50))
+    better, worse = np.full((6, 5, 4, 50), np.nan), np.full((6, 5, 4, 50), np.nan)
+    better[:, -1], worse[:, -1] = luck < ability + 0.1, luck < ability
+    alone = estimate("final_average", list(better), generator())
+    paired = estimate_difference("final_average", list(better), list(worse), generator())
+    assert paired.mean == pytest.approx((better - worse)[:, -1].mean())
+    assert paired.low is not None and paired.high is not None and alone.low is not None and alone.high is not None
+    assert paired.low > 0 and paired.high - paired.low < 0.25 * (alone.high - alone.low)
+    nothing = estimate_difference("final_average", list(better), list(better), generator())
+    assert (nothing.mean, nothing.low, nothing.high) == (0.0, 0.0, 0.0)
+    with pytest.raises(ConfigurationError, match="in pairs, got 6 and 5"):
+        estimate_difference("final_average", list(better), list(worse[:5]), generator())
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,6 @@ def test_metrics_of_the_lower_triangle_do_not_need_the_rest() -> None:
         "backward_transfer",
         "forgetting",
         "negative_backward_transfer",
-        "libero_area_under_curve",
     ):
         metric = getattr(metrics, name)
         assert metric(lower) == metric(BY_HAND), name
@@ -114,9 +113,6 @@ def literal_metrics(matrix: np.ndarray) -> dict[str, float]:
         "final_average": mean([R[last, j] for j in range(tasks)]),
         "learning_accuracy": mean([R[i, i] for i in range(tasks)]),
         "mean_average_accuracy": mean([mean([R[i, j] for j in range(i + 1)]) for i in range(tasks)]),
-        "libero_area_under_curve": mean(
-            [sum([R[k, k]] + [R[t, k] for t in range(k + 1, tasks)]) / (tasks - k) for k in range(tasks)]
-        ),
     }
     if tasks > 1:
         result["backward_transfer"] = mean([R[last, j] - R[j, j] for j in range(last)])
@@ -145,37 +141,13 @@ def test_metrics_agree_with_the_formulas_read_literally(matrix: np.ndarray) -> N
 @settings(deadline=None)
 @given(success_matrices)
 def test_metrics_stay_in_their_ranges(matrix: np.ndarray) -> None:
-    for name in ("final_average", "learning_accuracy", "mean_average_accuracy", "libero_area_under_curve"):
+    for name in ("final_average", "learning_accuracy", "mean_average_accuracy"):
         assert 0 <= getattr(metrics, name)(matrix) <= 1, name
     for name in ("backward_transfer", "forgetting", "negative_backward_transfer"):
         assert -1 <= getattr(metrics, name)(matrix) <= 1, name
     assert metrics.forgetting(matrix) >= -metrics.backward_transfer(matrix) - 1e-12
     if matrix.shape[1] > 1:
         assert -1 <= metrics.forward_transfer(matrix) <= 1
-
-
-def test_libero_holds_a_learning_curve_at_its_first_peak() -> None:
-    curves = [[0.2, 0.8, 0.1, 0.5], [0.0, 0.4, 0.4, 0.6]]
-    held = [[0.2, 0.8, 0.8, 0.8], [0.0, 0.4, 0.4, 0.6]]
-    assert metrics.libero_forward_transfer(curves) == pytest.approx(np.mean(held))
-
-
-def test_libero_area_under_curve_averages_learning_and_every_later_stage() -> None:
-    curves = [[0.5, 1.0], [0.0, 1.0], [0.8, 0.8]]
-    by_hand = np.mean([(0.75 + 0.5 + 0.7) / 3, (0.5 + 0.9) / 2, 0.8])
-    assert metrics.libero_area_under_curve(BY_HAND, curves) == pytest.approx(by_hand)
-    with pytest.raises(ConfigurationError, match="one learning curve a task"):
-        metrics.libero_area_under_curve(BY_HAND, curves[:2])
-
-
-def test_continual_world_normalises_the_gain_by_the_room_that_single_task_training_left() -> None:
-    curves = [[0.5, 1.0], [0.0, 0.5], [1.0, 1.0]]
-    alone = [[0.0, 1.0], [0.5, 0.5], [1.0, 1.0]]
-    gains = metrics.continual_world_forward_transfer(curves, alone)
-    assert gains[:2] == pytest.approx([(0.75 - 0.5) / 0.5, (0.25 - 0.5) / 0.5])
-    assert np.isnan(gains[2])
-    with pytest.raises(ConfigurationError, match="one single-task curve a task"):
-        metrics.continual_world_forward_transfer(curves, alone[:1])
 
 
 def test_stability_of_a_task_that_was_never_learned_is_undefined() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions
 from vla_cl.errors import ConfigurationError, SimulationError
-from vla_cl.evaluation import Controller, EpisodeRow, EvaluationOptions, rollout
+from vla_cl.evaluation import Controller, EarlyStop, EpisodeRow, EvaluationOptions, rollout
 from vla_cl.tasks import SeedSplit, Task
 
 Respond = Callable[[ObservationBatch, Sequence[int]], NDArray[np.float32]]
@@ -131,6 +131,46 @@ def test_rows_do_not_depend_on_the_number_of_processes(pool: EnvironmentPool, wi
     assert one == two
     assert 0 < sum(row.success for row in two) < 7
     assert len({row.steps for row in two}) > 2
+
+
+def test_rollouts_that_stop_early_are_the_first_of_all_whatever_the_number_of_slots(
+    pool: EnvironmentPool, window_close: Task
+) -> None:
+    rule = EarlyStop(width=0.7)
+    everything = roll(Recorder(sometimes_expert(), 1), window_close, pool, EvaluationOptions(episodes=10, slots=5))
+    wins = np.cumsum([row.success for row in everything])
+    enough = next(n for n in range(1, 11) if rule.is_met(int(wins[n - 1]), n))
+    assert 1 < enough < 10
+    first = [replace(row, stopping="watched") for row in everything[:enough]]
+    first[-1] = replace(first[-1], stopping="stopped")
+    asked = []
+    for slots in (1, 10):
+        controller = Recorder(sometimes_expert(), 1)
+        options = EvaluationOptions(episodes=10, slots=slots, early_stop=rule)
+        assert roll(controller, window_close, pool, options) == first
+        asked.append(sum(controller.batch_sizes))
+    assert asked[0] == sum(row.steps for row in first), "one after another, nothing is simulated in vain"
+    assert asked[0] < sum(row.steps for row in everything)
+    # What was left in the middle does not disturb what comes next.
+    again = roll(Recorder(sometimes_expert(), 1), window_close, pool, EvaluationOptions(episodes=10, slots=5))
+    assert again == everything
+
+
+def test_a_rule_that_is_never_met_plays_all_episodes_and_says_that_it_watched(
+    pool: EnvironmentPool, window_close: Task
+) -> None:
+    task, rule = replace(window_close, horizon=8), EarlyStop(width=0.1)
+    rows = roll(Recorder(random_actions(8), 8), task, pool, EvaluationOptions(episodes=3, slots=2, early_stop=rule))
+    assert [row.stopping for row in rows] == ["watched"] * 3
+
+
+def test_episodes_that_do_not_count_leave_no_film(pool: EnvironmentPool, window_close: Task, tmp_path: Path) -> None:
+    task = replace(window_close, horizon=8)
+    options = EvaluationOptions(episodes=9, slots=9, videos=9, early_stop=EarlyStop(threshold=0.6))
+    rows = roll(Recorder(random_actions(8), 8), task, pool, options, video_folder=tmp_path)
+    assert 1 < len(rows) < 9 and rows[-1].stopping == "stopped"
+    names = {"window-close.mp4", *(f"window-close-episode-{episode}.mp4" for episode in range(1, len(rows)))}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_a_second_evaluation_on_the_same_pool_repeats_the_first(pool: EnvironmentPool, window_close: Task) -> None:

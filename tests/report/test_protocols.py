@@ -56,6 +56,21 @@ def test_every_setting_of_the_evaluation_in_which_runs_differ_is_told_with_each_
     assert protocol_groups(runs) == (0, 1, 0, 2)
 
 
+def test_early_stopping_is_part_of_the_protocol_and_without_a_rule_it_is_none(
+    folders: Callable[..., list[Path]],
+) -> None:
+    idle = {"early_stop": {"threshold": None, "width": None, "error": 0.01}}
+    ruled = {"early_stop": {"threshold": 0.5, "width": None, "error": 0.01}}
+    runs = read_runs(folders({}, idle, ruled))
+    assert protocol_differences(runs[:2]) == {}
+    assert protocol_differences(runs) == {
+        "evaluation.early_stop.threshold": ("–", "–", "0.5"),
+        "evaluation.early_stop.width": ("–", "–", "null"),
+        "evaluation.early_stop.error": ("–", "–", "0.01"),
+    }
+    assert protocol_groups(runs) == (0, 0, 1)
+
+
 def test_other_tasks_under_one_name_are_another_protocol_and_another_order_is_not(
     make_run: MakeRun, tmp_path: Path
 ) -> None:

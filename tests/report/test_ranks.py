@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vla_cl.evaluation import read_rows, write_rows
 from vla_cl.evaluation.report.ranks import final_average_samples, ranks
 from vla_cl.evaluation.report.runs import Run, read_runs
 from vla_cl.seeding import numpy_generator
@@ -90,3 +92,21 @@ def test_strategies_of_unequally_many_runs_are_ranked(runs: Callable[..., list[R
     few, many = runs("few", last(10, 10, 10)), runs("many", last(9, 9, 9), last(11, 11, 11), last(10, 10, 10))
     assert final_average_samples([few, many], numpy_generator(3), 20).shape == (2, 20)
     assert final_average_samples([], numpy_generator(3), 20).shape == (0, 20)
+
+
+def test_rollouts_that_were_stopped_early_are_drawn_as_often_as_they_were_played(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "run", "replay", videos=False)
+    path = folder / "episodes/stage_02.jsonl"
+    rows = [row for row in read_rows(path) if row.task != "push" or row.episode < 3]
+    ends = ("push", 2)
+    write_rows(
+        path, [replace(row, stopping="stopped" if (row.task, row.episode) == ends else "watched") for row in rows]
+    )
+    (run,) = read_runs([folder])
+    (samples,) = final_average_samples([[run]], np.random.default_rng(0), replicates=4000)
+    rates, played = np.array([17 / 20, 3 / 3, 19 / 20]), np.array([20, 3, 20])
+    assert samples.mean() == pytest.approx(rates.mean(), abs=0.005)
+    variance = rates.var() / 3 + (rates * (1 - rates) / played).mean() / 3
+    assert samples.var() == pytest.approx(variance, rel=0.1)

@@ -57,6 +57,15 @@ def evaluate(
     horizon: int | None = typer.Option(
         None, "--horizon", min=1, help="Steps until an episode is truncated (default: the protocol's, else the task's)."
     ),
+    stop_at: float | None = typer.Option(
+        None,
+        "--stop-at",
+        metavar="RATE",
+        help="Stop a task early once its success rate is surely above or below this.",
+    ),
+    stop_width: float | None = typer.Option(
+        None, "--stop-width", metavar="WIDTH", help="Stop a task early once its success rate is known this closely."
+    ),
     argument: list[str] | None = typer.Option(
         None, "--argument", metavar="KEY=VALUE", help="Of the tasks' simulator, e.g. settle_steps=5; repeatable."
     ),
@@ -71,9 +80,10 @@ def evaluate(
     plugin: list[str] | None = PluginOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Roll a checkpoint out and print success rates with 95 % Wilson intervals.
+    """Roll a checkpoint out and print success rates with 95 % intervals.
 
-    Every checkpoint meets the same initial states, so two of them are compared episode by episode.
+    They are Wilson's, or of a confidence sequence where a task may stop early. Every checkpoint meets the same initial
+    states, so two of them are compared episode by episode.
 
     [bold]Examples[/bold]
 
@@ -98,10 +108,12 @@ def evaluate(
     load_plugins(plugin or [])
     from vla_cl.checkpoint import evaluate_checkpoint, evaluate_server
     from vla_cl.config import protocol_options
-    from vla_cl.evaluation import write_rows
+    from vla_cl.evaluation import EarlyStop, write_rows
 
-    changes = {"episodes": episodes, "split": split, "instructions": instructions, "horizon": horizon}
+    changes: dict[str, Any] = {"episodes": episodes, "split": split, "instructions": instructions, "horizon": horizon}
     given = {key: value for key, value in changes.items() if value is not None}
+    if stop_at is not None or stop_width is not None:
+        given["early_stop"] = EarlyStop(threshold=stop_at, width=stop_width)
     options = protocol_options(
         protocol,
         **({"episodes": DEFAULT_EPISODES} if protocol == "default" else {}) | given,
@@ -127,7 +139,7 @@ def evaluate(
     rows = evaluated(options=options, video_folder=videos)
     if output is not None:
         write_rows(output, rows)
-    results = [_summary(name, [row.success for row in rows if row.task == name]) for name in _names(rows)]
+    results = [_summary(name, [row for row in rows if row.task == name]) for name in _names(rows)]
     if as_json:
         print_json(results)
         return
@@ -136,7 +148,7 @@ def evaluate(
         [
             [
                 each["task"],
-                f"{each['successes']} of {each['episodes']}",
+                f"{each['successes']} of {each['episodes']}{', stopped' if each['stopped_early'] else ''}",
                 f"{each['success_rate']:.2f}",
                 "{:.2f} to {:.2f}".format(*each["interval"]),
             ]
@@ -165,7 +177,7 @@ def _print_language(by_kind: dict[str, list[EpisodeRow]], as_json: bool) -> None
 
     names = _names(by_kind["canonical"])
     rates = {
-        kind: [_summary(name, [row.success for row in rows if row.task == name])["success_rate"] for name in names]
+        kind: [_summary(name, [row for row in rows if row.task == name])["success_rate"] for name in names]
         for kind, rows in by_kind.items()
     }
     sensitivity = {kind: language_sensitivity(rates["canonical"], each).tolist() for kind, each in rates.items()}
@@ -187,16 +199,19 @@ def _names(rows: list[EpisodeRow]) -> list[str]:
     return list(dict.fromkeys(row.task for row in rows))
 
 
-def _summary(task: str, outcomes: list[bool]) -> dict[str, Any]:
+def _summary(task: str, rows: list[EpisodeRow]) -> dict[str, Any]:
     """Successes of one task, with the interval in which its success rate lies."""
-    from vla_cl.evaluation import wilson_interval
+    from vla_cl.evaluation import confidence_sequence, wilson_interval
+    from vla_cl.evaluation.stopping import STOPPED
 
-    successes, episodes = sum(outcomes), len(outcomes)
-    lower, upper = wilson_interval(successes, episodes)
+    successes, episodes = sum(row.success for row in rows), len(rows)
+    interval = confidence_sequence if any(row.stopping for row in rows) else wilson_interval
+    lower, upper = interval(successes, episodes)
     return {
         "task": task,
         "successes": successes,
         "episodes": episodes,
         "success_rate": successes / episodes,
         "interval": [float(lower), float(upper)],
+        "stopped_early": rows[-1].stopping == STOPPED,
     }

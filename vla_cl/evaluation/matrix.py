@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation import metrics
+from vla_cl.evaluation.learning_curves import libero_area_under_curve
 from vla_cl.evaluation.rows import EpisodeRow
 from vla_cl.evaluation.statistics import wilson_interval
+from vla_cl.evaluation.stopping import STOPPED, confidence_sequence
 
 
 def count_matrices(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -73,12 +75,27 @@ def trial_matrix(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> NDArray
 def interval_matrix(
     rows: Iterable[EpisodeRow], sequence: Sequence[str], confidence: float = 0.95
 ) -> NDArray[np.float64]:
-    """Wilson intervals (T + 1, T, 2), lower and upper end; nan where nothing was measured. See `count_matrices`."""
-    return np.stack(wilson_interval(*count_matrices(rows, sequence), confidence), axis=-1)
+    """Intervals (T + 1, T, 2) of the success rates, lower and upper end; nan where nothing was measured.
+
+    A cell's is Wilson's; where early stopping was asked for, whether or not it stopped there, it is that of the
+    confidence sequence, since Wilson's does not hold at a number of episodes that was chosen by looking.
+    """
+    rows = list(rows)
+    successes, trials = count_matrices(rows, sequence)
+    watched = trial_matrix([row for row in rows if row.stopping], sequence) > 0
+    plain = np.stack(wilson_interval(successes, trials, confidence), axis=-1)
+    anytime = np.stack(confidence_sequence(successes, trials, confidence), axis=-1)
+    return np.where(watched[..., None], anytime, plain)
+
+
+def stopped_matrix(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether the rollouts of each cell (T + 1, T) were stopped early. See `vla_cl.evaluation.stopping`."""
+    return count_matrices([row for row in rows if row.stopping == STOPPED], sequence)[1] > 0
 
 
 def summarise(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> dict[str, Any]:
-    """The content of `metrics.json`, without seconds: metrics, success matrix, intervals, episodes a cell.
+    """The content of `metrics.json`, without seconds: metrics, success matrix, intervals, episodes a cell, and in which
+    cells they were stopped early.
 
     Every metric is a number in [-1, 1], or None where a cell of its formula was not measured. The formulas are those
     of `vla_cl.evaluation.metrics`, under the same names. `tasks` labels the columns; row 0 of the matrices is
@@ -97,12 +114,13 @@ def summarise(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> dict[str, 
         "forward_transfer": _plain(metrics.forward_transfer(matrix)),
         "negative_backward_transfer": _plain(metrics.negative_backward_transfer(matrix)),
         "negative_backward_transfer_without_last": _plain(metrics.negative_backward_transfer(matrix, False)),
-        "libero_area_under_curve": _plain(metrics.libero_area_under_curve(matrix)),
+        "libero_area_under_curve": _plain(libero_area_under_curve(matrix)),
         "zero_shot_average": _plain(matrix[0].mean()),
         "success_matrix": _plain(matrix),
         "intervals": _plain(interval_matrix(rows, sequence)),
         "confidence": 0.95,
         "episodes": trial_matrix(rows, sequence).tolist(),
+        "stopped_early": stopped_matrix(rows, sequence).tolist(),
     }
 
 

@@ -22,15 +22,15 @@ from vla_cl.errors import ConfigurationError
 Matrix = NDArray[np.float64]
 
 
-def _success_matrix(values: ArrayLike) -> Matrix:
+def as_success_matrix(values: ArrayLike) -> Matrix:
     """`values` as a success matrix (T + 1, T)."""
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] < 1 or matrix.shape[0] != matrix.shape[1] + 1:
         raise ConfigurationError(f"a success matrix has shape (T + 1, T), row 0 being zero-shot; got {matrix.shape}")
-    return _rates(matrix, "a success matrix")
+    return as_rates(matrix, "a success matrix")
 
 
-def _rates(values: ArrayLike, what: str) -> Matrix:
+def as_rates(values: ArrayLike, what: str) -> Matrix:
     """`values` as success rates, in [0, 1] or nan."""
     rates = np.asarray(values, dtype=np.float64)
     outside = rates[(rates < 0) | (rates > 1) | np.isinf(rates)]
@@ -39,7 +39,7 @@ def _rates(values: ArrayLike, what: str) -> Matrix:
     return rates
 
 
-def _learned(matrix: Matrix) -> NDArray[np.float64]:
+def learned_rates(matrix: Matrix) -> NDArray[np.float64]:
     """The diagonal R_ii (T,): success on each task right after learning it."""
     return np.diagonal(matrix[1:])
 
@@ -53,7 +53,7 @@ def final_average(matrix: ArrayLike) -> float:
     Returns:
         A number in [0, 1]. "Average accuracy" (ACC) of Lopez-Paz and Ranzato, GEM, NeurIPS 2017.
     """
-    return float(_success_matrix(matrix)[-1].mean())
+    return float(as_success_matrix(matrix)[-1].mean())
 
 
 def learning_accuracy(matrix: ArrayLike) -> float:
@@ -65,7 +65,7 @@ def learning_accuracy(matrix: ArrayLike) -> float:
     Returns:
         A number in [0, 1]. Riemer et al., Learning to Learn without Forgetting (MER), ICLR 2019.
     """
-    return float(_learned(_success_matrix(matrix)).mean())
+    return float(learned_rates(as_success_matrix(matrix)).mean())
 
 
 def mean_average_accuracy(matrix: ArrayLike) -> float:
@@ -77,7 +77,7 @@ def mean_average_accuracy(matrix: ArrayLike) -> float:
     Returns:
         A number in [0, 1]. "Average incremental accuracy" of Rebuffi et al., iCaRL, CVPR 2017.
     """
-    rows = _success_matrix(matrix)[1:]
+    rows = as_success_matrix(matrix)[1:]
     return float(np.mean([row[: stage + 1].mean() for stage, row in enumerate(rows)]))
 
 
@@ -90,10 +90,10 @@ def backward_transfer(matrix: ArrayLike) -> float:
     Returns:
         A number in [-1, 1]; 0 for a single task. "BWT" of Lopez-Paz and Ranzato, GEM, NeurIPS 2017.
     """
-    matrix = _success_matrix(matrix)
+    matrix = as_success_matrix(matrix)
     if matrix.shape[1] == 1:
         return 0.0
-    return float((matrix[-1] - _learned(matrix))[:-1].mean())
+    return float((matrix[-1] - learned_rates(matrix))[:-1].mean())
 
 
 def forgetting(matrix: ArrayLike) -> float:
@@ -106,7 +106,7 @@ def forgetting(matrix: ArrayLike) -> float:
         A number in [-1, 1], negative when old tasks improve; 0 for a single task. Chaudhry et al., Riemannian Walk,
         ECCV 2018, equation 3.
     """
-    matrix = _success_matrix(matrix)
+    matrix = as_success_matrix(matrix)
     tasks = matrix.shape[1]
     if tasks == 1:
         return 0.0
@@ -126,7 +126,7 @@ def forward_transfer(matrix: ArrayLike) -> float:
         A number in [-1, 1]; nan for a single task. "FWT" of Lopez-Paz and Ranzato, GEM, NeurIPS 2017, with the
         untrained policy's success in place of their random baseline.
     """
-    matrix = _success_matrix(matrix)
+    matrix = as_success_matrix(matrix)
     if matrix.shape[1] == 1:
         return float("nan")
     before_training = np.diagonal(matrix)[1:]
@@ -145,83 +145,12 @@ def negative_backward_transfer(matrix: ArrayLike, count_last_task: bool = True) 
     Returns:
         A number in [-1, 1]; 0 for a single task. Liu et al., LIBERO, NeurIPS 2023, section 3.
     """
-    rows = _success_matrix(matrix)[1:]
+    rows = as_success_matrix(matrix)[1:]
     tasks = rows.shape[1]
     if tasks == 1:
         return 0.0
     drops = [rows[task, task] - rows[task + 1 :, task].mean() for task in range(tasks - 1)]
     return float(np.sum(drops) / (tasks if count_last_task else tasks - 1))
-
-
-def _held_at_first_peak(curves: Matrix) -> Matrix:
-    """Each curve (E,) up to its first maximum, and that maximum from there on."""
-    peaks = np.argmax(curves, axis=1)
-    past = np.arange(curves.shape[1]) > peaks[:, None]
-    return np.where(past, curves.max(axis=1, keepdims=True), curves)
-
-
-def _learning_curves(curves: ArrayLike, what: str) -> Matrix:
-    """`curves` as (T, E) success rates."""
-    rates = _rates(curves, what)
-    if rates.ndim != 2 or 0 in rates.shape:
-        raise ConfigurationError(f"{what} has shape (tasks, evaluations), got {rates.shape}")
-    return rates
-
-
-def libero_forward_transfer(curves: ArrayLike) -> float:
-    """LIBERO's FWT: how well and how fast tasks are learned, mean_k mean_e c_kke.
-
-    Args:
-        curves: Success (T, E) on each task during its own training, at E equally spaced evaluations. A curve is held
-            at its first peak, because LIBERO keeps the best checkpoint.
-
-    Returns:
-        A number in [0, 1]. It is no transfer in GEM's sense. Liu et al., LIBERO, NeurIPS 2023, section 3.
-    """
-    return float(_held_at_first_peak(_learning_curves(curves, "a set of learning curves")).mean())
-
-
-def libero_area_under_curve(matrix: ArrayLike, curves: ArrayLike | None = None) -> float:
-    """LIBERO's AUC: (1/K) sum_k 1/(K-k+1) (FWT_k + sum_{t > k} R_tk), tasks counted from 1, K = T.
-
-    Args:
-        matrix: Success matrix (T + 1, T).
-        curves: Learning curves (T, E) as in `libero_forward_transfer`. Without them FWT_k is R_kk, the curve of one
-            evaluation.
-
-    Returns:
-        A number in [0, 1]. Liu et al., LIBERO, NeurIPS 2023, section 3.
-    """
-    matrix = _success_matrix(matrix)
-    rows, tasks = matrix[1:], matrix.shape[1]
-    if curves is None:
-        curves = _learned(matrix)[:, None]
-    rates = _held_at_first_peak(_learning_curves(curves, "a set of learning curves"))
-    if rates.shape[0] != tasks:
-        raise ConfigurationError(f"there must be one learning curve a task: got {rates.shape[0]} for {tasks} tasks")
-    learning = rates.mean(axis=1)
-    areas = [np.append(rows[task + 1 :, task], learning[task]).mean() for task in range(tasks)]
-    return float(np.mean(areas))
-
-
-def continual_world_forward_transfer(curves: ArrayLike, single_task_curves: ArrayLike) -> NDArray[np.float64]:
-    """Continual World's forward transfer of each task: (AUC_i - AUC_single_i) / (1 - AUC_single_i).
-
-    Args:
-        curves: Success (T, E) on each task during its own training within the sequence, at E equally spaced
-            evaluations; AUC is their mean.
-        single_task_curves: The same (T, E') of policies trained on each task alone.
-
-    Returns:
-        (T,) numbers of at most 1, unbounded below; nan where the single-task curve is 1 throughout. Continual World
-        reports their mean. Wolczyk et al., Continual World, NeurIPS 2021, section 4.
-    """
-    area = _learning_curves(curves, "a set of learning curves").mean(axis=1)
-    reference = _learning_curves(single_task_curves, "a set of single-task curves").mean(axis=1)
-    if area.shape != reference.shape:
-        raise ConfigurationError(f"there must be one single-task curve a task: got {len(reference)} for {len(area)}")
-    room = 1.0 - reference
-    return np.divide(area - reference, room, out=np.full(area.shape, np.nan), where=room > 0)
 
 
 def plasticity_loss(matrix: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
@@ -235,8 +164,8 @@ def plasticity_loss(matrix: ArrayLike, reference: ArrayLike) -> NDArray[np.float
         (T,) numbers in [-1, 1]; positive where the sequence learned the task less well. "Intransigence" of Chaudhry
         et al., Riemannian Walk, ECCV 2018.
     """
-    learned = _learned(_success_matrix(matrix))
-    rates = _rates(reference, "the reference")
+    learned = learned_rates(as_success_matrix(matrix))
+    rates = as_rates(reference, "the reference")
     if rates.shape != learned.shape:
         raise ConfigurationError(f"the reference holds one success rate a task: got {rates.shape}, not {learned.shape}")
     return rates - learned
@@ -254,7 +183,7 @@ def language_sensitivity(canonical: ArrayLike, other: ArrayLike) -> NDArray[np.f
         (T,) numbers in [-1, 1]. Under wrong words or none, 0 is a policy that does not listen, and the canonical
         success one that needs them; under other words for the same, 0 is what one hopes for.
     """
-    rates, others = _rates(canonical, "the canonical success"), _rates(other, "the other success")
+    rates, others = as_rates(canonical, "the canonical success"), as_rates(other, "the other success")
     if rates.ndim != 1 or rates.shape != others.shape:
         raise ConfigurationError(f"there must be one success rate a task: got {rates.shape} and {others.shape}")
     return rates - others
@@ -269,8 +198,8 @@ def stability(matrix: ArrayLike) -> NDArray[np.float64]:
     Returns:
         (T,) numbers, 1 when nothing was lost, above 1 where later tasks helped; nan where the task was never learned.
     """
-    matrix = _success_matrix(matrix)
-    learned = _learned(matrix)
+    matrix = as_success_matrix(matrix)
+    learned = learned_rates(matrix)
     return np.divide(matrix[-1], learned, out=np.full(learned.shape, np.nan), where=learned > 0)
 
 
@@ -285,7 +214,7 @@ def recovery_steps(steps: ArrayLike, successes: ArrayLike, target: float) -> flo
     Returns:
         A number of steps; infinity when the target was not reached.
     """
-    rates = _rates(successes, "a recovery curve")
+    rates = as_rates(successes, "a recovery curve")
     at = np.asarray(steps, dtype=np.float64)
     if at.shape != rates.shape or at.ndim != 1 or (np.diff(at) <= 0).any():
         raise ConfigurationError(f"a recovery curve needs ascending steps, one a success rate; got {at} and {rates}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vla_cl.envs import EnvironmentSpec
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.instructions import TOLD
+from vla_cl.evaluation.stopping import EarlyStop
 
 
 @dataclass
@@ -28,6 +30,7 @@ class EvaluationOptions:
         zero_shot: Evaluate all tasks before any training.
         upper_triangle: Evaluate tasks that were not learned yet at every stage, too.
         task_identity: Whether strategies that ask for it are told which task they face; without, they are refused.
+        early_stop: When a task's remaining episodes at a stage are left out; all are played by default.
         videos: Episodes of each task that are filmed, the first ones.
         processes: Simulator processes; None is one for each core.
 
@@ -44,10 +47,13 @@ class EvaluationOptions:
     zero_shot: bool = True
     upper_triangle: bool = False
     task_identity: bool = True
+    early_stop: EarlyStop = field(default_factory=EarlyStop)
     videos: int = 1
     processes: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.early_stop, Mapping):  # of a file
+            self.early_stop = EarlyStop(**self.early_stop)
         if self.episodes < 1:
             raise ConfigurationError(f"evaluation.episodes must be at least 1, got {self.episodes}")
         if self.slots < 1:

@@ -7,6 +7,9 @@ cameras once. An episode that ended makes room for the slot's next one, and a sl
 What a row says is a function of the controller, the task and the seed: episode e of a split starts in the split's
 e-th initial state whoever acts, it always runs in slot e % slots, and the noise of its q-th query has its own seed. The
 number of processes, their speed and their deaths change nothing.
+
+Where rollouts may be stopped early, rows are looked at in the order of their episodes, too: those that count are the
+same for any number of slots. Episodes that were running beyond them are left where they are.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from vla_cl.evaluation.instructions import instructions_for
 from vla_cl.evaluation.options import EvaluationOptions
 from vla_cl.evaluation.rows import NOT_FINITE, EpisodeRow
 from vla_cl.evaluation.simulation import RunningEpisode, Simulation
+from vla_cl.evaluation.stopping import STOPPED, WATCHED, EpisodesInOrder
 from vla_cl.evaluation.video import write_video
 from vla_cl.registry import load_plugins
 from vla_cl.seeding import derive_seed
@@ -58,7 +62,7 @@ def rollout(
         controller: Who acts.
         task: What is tried.
         stage: Index of the last learned task, -1 before any; noted in the rows and mixed into the noise.
-        options: Episodes, initial states, instructions, slots and videos.
+        options: Episodes, initial states, instructions, slots, early stopping and videos.
         observation: What the controller sees.
         rendering: How it is drawn.
         pool: Processes that simulate, still open afterwards.
@@ -66,11 +70,11 @@ def rollout(
         plugins: Modules or files that register the task's backend.
         video_folder: Where the first `options.videos` episodes are filmed in real time: `<task>.mp4`, then
             `<task>-episode-N.mp4`. None films nothing.
-        progress: Called with the row of each episode as it ends.
+        progress: Called with the row of each episode as it ends, of those too that early stopping then leaves out.
         tasks: Those that are evaluated together, whose instructions may be swapped.
 
     Returns:
-        One row an episode, by ascending episode.
+        One row an episode, by ascending episode: all, or as many of the first ones as it took to stop early.
 
     Raises:
         ConfigurationError: The split holds fewer initial states than episodes are asked for, or the controller
@@ -82,7 +86,9 @@ def rollout(
     waiting = _queues(task, options, observation, rendering, plugins, record_every, controller.history, tasks)
     simulation = Simulation(pool)
     rows: list[EpisodeRow] = []
-    while waiting or simulation.running:
+    in_order = EpisodesInOrder(options.early_stop)
+    enough = None
+    while enough is None and (waiting or simulation.running):
         free = [slot for slot in waiting if slot not in simulation.running]
         if free:
             simulation.start({slot: waiting[slot].pop(0) for slot in free})
@@ -93,12 +99,17 @@ def rollout(
         for episode in simulation.advance(chunks):
             rows.append(_row(episode, task, stage, options))
             if video_folder is not None and episode.frames:
-                suffix = f"-episode-{episode.index}" if episode.index else ""
-                path = video_folder / f"{task.name}{suffix}.mp4"
-                write_video(path, episode.frames, VIDEO_FRAMES_PER_SECOND)
+                write_video(_film(video_folder, task, episode.index), episode.frames, VIDEO_FRAMES_PER_SECOND)
             if progress is not None:
                 progress(rows[-1])
-    rows.sort(key=lambda row: row.episode)
+            enough = enough or in_order.enough([(episode.index, episode.success)])
+    rows = sorted(rows, key=lambda row: row.episode)[:enough]
+    if enough is not None and enough < options.episodes:
+        logger.info("%s: decided after %d of %d episodes", task.name, enough, options.episodes)
+        rows[-1] = replace(rows[-1], stopping=STOPPED)
+        for left_out in range(enough, options.videos):
+            if video_folder is not None:
+                _film(video_folder, task, left_out).unlink(missing_ok=True)
     _warn_of_actions(rows, stage)
     return rows
 
@@ -188,6 +199,7 @@ def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOpt
         success=episode.success,
         steps=episode.steps,
         failure="" if episode.success else episode.failure or "horizon",
+        stopping=WATCHED if options.early_stop.asked_for else "",
     )
 
 
@@ -200,6 +212,10 @@ def _warn_of_actions(rows: Sequence[EpisodeRow], stage: int) -> None:
             "%d; they count as failures. Has training diverged?",
             stage, failed[0].task, len(failed), len(rows), failed[0].episode, failed[0].steps,
         )  # fmt: skip
+
+
+def _film(folder: Path, task: Task, episode: int) -> Path:
+    return folder / f"{task.name}{f'-episode-{episode}' if episode else ''}.mp4"
 
 
 def _record_every(task: Task, plugins: Sequence[str]) -> int:

@@ -27,6 +27,8 @@ class EpisodeRow:
         success: Whether the task's predicate held within the horizon.
         steps: Control steps until success or the end.
         failure: "" on success, else "horizon", what the simulator said ("unstable"), or `NOT_FINITE`.
+        stopping: Of early stopping (`vla_cl.evaluation.stopping`): "" where it was not asked for, "stopped" in the
+            last row of a task whose other episodes were left out at this stage, else "watched".
     """
 
     stage: int
@@ -38,6 +40,7 @@ class EpisodeRow:
     success: bool
     steps: int
     failure: str = ""
+    stopping: str = ""
 
 
 def write_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:

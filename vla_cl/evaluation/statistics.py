@@ -1,4 +1,4 @@
-"""How sure a number is: intervals of success rates, and robust aggregates over runs.
+"""How sure a number is: intervals of success rates, and of means over runs.
 
 The independent unit of continual learning is one whole sequence (a seed and an order): tasks of a sequence share a
 policy, and episodes of a cell share a checkpoint. So intervals over runs resample sequences first.
@@ -50,23 +50,6 @@ def wilson_interval(
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
 
 
-def interquartile_mean(values: ArrayLike) -> float:
-    """Mean of the middle half: the lowest and the highest floor(n / 4) of all values are left out.
-
-    Args:
-        values: Scores of any shape, flattened: runs x tasks.
-
-    Returns:
-        One number within the range of the values. Agarwal et al., Deep RL at the Edge of the Statistical Precipice,
-        NeurIPS 2021.
-    """
-    ordered = np.sort(np.asarray(values, np.float64), axis=None)
-    if ordered.size == 0:
-        raise ConfigurationError("the interquartile mean of no values is undefined")
-    cut = ordered.size // 4
-    return float(ordered[cut : ordered.size - cut].mean()) if not np.isnan(ordered[-1]) else float("nan")
-
-
 def student_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean of independent values: of a metric, one a sequence.
 
@@ -93,6 +76,47 @@ def student_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float
     half_width = student.ppf(0.5 + confidence / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size)
     return float(array.mean() - half_width), float(array.mean() + half_width)
 
+
+def studentised_interval(values: ArrayLike, resampled: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Bootstrap-t interval of the mean of independent values: Student's, with its quantiles taken from the data.
+
+    The bootstrap says how (mean of a sample - mean) / (standard error of that sample) is distributed, in place of
+    Student's t. As long as both parts of it are of the same sample, it does not matter that a nested bootstrap, which
+    varies values within sequences a second time, is wider than the truth; the percentile interval is then too wide
+    where what is resampled within sequences varies much, and too narrow for few sequences.
+
+    Args:
+        values: (n,), n of at least 2: of a metric, one a sequence.
+        resampled: (replicates, n) bootstrap samples of them.
+        confidence: Coverage in (0, 1).
+
+    Returns:
+        Lower and upper end, infinite where so many samples have no spread that the quantile is; the two ends of the
+        percentile interval where the values themselves have none. Efron and Tibshirani, An Introduction to the
+        Bootstrap, 1993, section 12.5; Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    array, samples = np.asarray(values, np.float64), np.asarray(resampled, np.float64)
+    if array.ndim != 1 or array.size < 2 or samples.ndim != 2 or samples.shape[1] != array.size or not samples.size:
+        raise ConfigurationError(
+            f"values have shape (n,), n of at least 2, and samples of them (replicates, n); got {array.shape} and "
+            f"{samples.shape}"
+        )
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    mean, error = array.mean(), array.std(ddof=1) / np.sqrt(array.size)
+    means, errors = samples.mean(axis=1), samples.std(axis=1, ddof=1) / np.sqrt(array.size)
+    if error < _NO_SPREAD:
+        low, high = np.quantile(means, tails)
+        return float(low), float(high)
+    off = np.where(np.abs(means - mean) < _NO_SPREAD, 0.0, means - mean)
+    pivots = np.divide(off, errors, out=np.where(off == 0, 0.0, np.copysign(np.inf, off)), where=errors > _NO_SPREAD)
+    quantiles = np.quantile(pivots, tails, method="inverted_cdf")  # which is defined among infinities, too
+    return float(mean - quantiles[1] * error), float(mean - quantiles[0] * error)
+
+
+_NO_SPREAD = 1e-12
+"""Of success rates: less is rounding."""
 
 _ELEMENTS_TOGETHER = 2_000_000
 """Of arrays that are resampled at once: 16 MB."""
@@ -157,39 +181,3 @@ def _resample(array: NDArray[np.float64], axes: set[int], generator: np.random.G
             draws = generator.integers(length, size=shape).reshape(shape + (1,) * (array.ndim - axis - 1))
             array = np.take_along_axis(array, draws, axis)
     return array
-
-
-def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
-    """Share of all runs and tasks that score above each threshold.
-
-    Args:
-        scores: Scores of any shape, flattened: runs x tasks.
-        thresholds: (K,).
-
-    Returns:
-        (K,) shares in [0, 1], falling as the threshold rises. Agarwal et al., NeurIPS 2021.
-    """
-    flat = np.asarray(scores, np.float64).ravel()
-    if flat.size == 0:
-        raise ConfigurationError("the performance profile of no scores is undefined")
-    shares: NDArray[np.float64] = (flat[None, :] > np.asarray(thresholds, np.float64)[:, None]).mean(axis=1)
-    return shares
-
-
-def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
-    """How often a run of the first method beats a run of the second on the same task, ties counted half.
-
-    Args:
-        scores: (runs, tasks) of one method.
-        others: (other runs, tasks) of another.
-
-    Returns:
-        A number in [0, 1], averaged over tasks: the Mann-Whitney statistic. Agarwal et al., NeurIPS 2021.
-    """
-    first, second = np.asarray(scores, np.float64), np.asarray(others, np.float64)
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or not first.size or not second.size:
-        raise ConfigurationError(
-            f"scores have shape (runs, tasks) with the same tasks, got {first.shape}, {second.shape}"
-        )
-    difference = first[:, None, :] - second[None, :, :]
-    return float((0.5 * (np.sign(difference) + 1)).mean())

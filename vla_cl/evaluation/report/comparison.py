@@ -9,12 +9,11 @@ from typing import Any
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.estimates import ESTIMATED_METRICS, Estimate, episode_outcomes, estimate
-from vla_cl.evaluation.report.protocols import PROTOCOL, protocol_groups
+from vla_cl.evaluation.report.protocols import PROTOCOL, protocol_groups, settings_of
 from vla_cl.evaluation.report.ranks import Rank, final_average_samples, ranks
 from vla_cl.evaluation.report.runs import Run, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
     MISSING,
-    flattened,
     last_entry,
     total_of_entries,
 )
@@ -124,7 +123,7 @@ def compare_runs(folders: Sequence[Path], *, replicates: int = 2000) -> list[Row
     numbers: dict[frozenset[int], int] = {}
     rows = []
     for label, members in zip(row_labels([dict(settings) for settings in grouped]), grouped.values(), strict=True):
-        outcomes = [episode_outcomes(run.rows, run.sequence) for run in members]
+        outcomes = [episode_outcomes(run.rows, run.sequence, run.asked_episodes) for run in members]
         metrics = {
             metric: estimate(metric, outcomes, numpy_generator(0, "bootstrap", metric), replicates=replicates)
             for metric in ESTIMATED_METRICS
@@ -188,7 +187,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
             named[key] = {"name": name_of(named.get(key, ""))}
     return {
         key: value
-        for key, value in flattened(named)
+        for key, value in settings_of(named).items()
         if key.split(".")[0] not in (*REPEATED, *_PLACES) and not key.endswith(".processes")
     }
 

@@ -158,7 +158,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Everything, with each run's own values."""
     return {
         "confidence": 0.95,
-        "low and high": "percentile bootstrap: sequence, then task, then episode",
+        "low and high": "studentised bootstrap: sequence, then task, then episode; of a single run, percentile",
         "rank": "by final average, of the rows of the same protocol; low and high from the same bootstrap",
         "student_low and student_high": "Student's interval over the runs' values",
         "rows": [

@@ -71,11 +71,13 @@ def _heat_cell(cell: Cell | None, subject: str, learned: bool) -> HeatCell:
     if cell is None:
         return HeatCell("", "", f"{subject}: not measured", "", "", learned)
     low, high = (decimal(end) for end in cell.interval)
+    stopped = ", stopped early" if cell.stopped else ""
     background = rate_colour(cell.rate)
     return HeatCell(
         rate=decimal(cell.rate),
         interval=f"{low}–{high}",
-        description=f"{subject}: {cell.successes} of {cell.trials} episodes, {decimal(cell.rate)} [{low}, {high}]",
+        description=f"{subject}: {cell.successes} of {cell.trials} episodes{stopped}, {decimal(cell.rate)} "
+        f"[{low}, {high}]",
         background=background,
         foreground=text_colour(background),
         learned=learned,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vla_cl.evaluation.report.runs import Run
 from vla_cl.evaluation.report.tables import MISSING, flattened
 
 PROTOCOL = ("suite", "length", "boundaries", "blur", "evaluation.", "rendering.")
 """Keys, or beginnings of keys, of settings that decide what is asked of a policy and how success is counted."""
+
+EARLY_STOP = "evaluation.early_stop."
 
 WITHOUT_EFFECT = ("evaluation.processes", "evaluation.videos")
 """Settings among them that no number depends on."""
@@ -42,8 +45,19 @@ def protocol_groups(runs: Sequence[Run]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(each, len(numbers)) for each in settings)
 
 
+def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """A configuration by dotted keys, without the group of early stopping where no rule is set."""
+    settings = dict(flattened(config))
+    rules = (settings.get(f"{EARLY_STOP}{rule}", "null") for rule in ("threshold", "width"))
+    if all(rule == "null" for rule in rules):
+        settings = {key: value for key, value in settings.items() if not key.startswith(EARLY_STOP)}
+    return settings
+
+
 def _protocol(run: Run) -> dict[str, str]:
     settings = {
-        key: value for key, value in flattened(run.config) if key.startswith(PROTOCOL) and key not in WITHOUT_EFFECT
+        key: value
+        for key, value in settings_of(run.config).items()
+        if key.startswith(PROTOCOL) and key not in WITHOUT_EFFECT
     }
     return settings | {"tasks": ", ".join(sorted(set(run.sequence)))}

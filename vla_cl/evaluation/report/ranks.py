@@ -61,12 +61,11 @@ def final_average_samples(
         episode = generator.random((runs, tasks, episodes))
         for row, outcomes in enumerate(final):
             count, width, depth = outcomes.shape
-            drawn = outcomes[
-                _index(sequence[:count], count)[:, None, None],
-                _index(task[:count, :width], width)[:, :, None],
-                _index(episode[:count, :width, :depth], depth),
-            ]
-            samples[row, replicate] = drawn.mean()
+            cell = (_index(sequence[:count], count)[:, None], _index(task[:count, :width], width))
+            played = (~np.isnan(outcomes)).sum(axis=2)[cell][:, :, None]  # fewer where rollouts were stopped early
+            drawn = np.take_along_axis(outcomes[cell], _index(episode[:count, :width, :depth], played), axis=2)
+            wins = np.where(np.arange(depth) < played, drawn, 0.0).sum(axis=2)
+            samples[row, replicate] = (wins / played[:, :, 0]).mean()
     return samples
 
 
@@ -92,7 +91,7 @@ def ranks(means: ArrayLike, samples: NDArray[np.float64]) -> list[Rank]:
 def _final(run: Run) -> NDArray[np.float64]:
     """Outcomes of the last stage (tasks by name, episodes)."""
     order = sorted(range(len(run.sequence)), key=lambda place: run.sequence[place])
-    final: NDArray[np.float64] = episode_outcomes(run.rows, run.sequence)[-1][order]
+    final: NDArray[np.float64] = episode_outcomes(run.rows, run.sequence, run.asked_episodes)[-1][order]
     return final
 
 
@@ -100,5 +99,5 @@ def _sequence(run: Run) -> tuple[str, int]:
     return str(run.config.get("order", "")), int(run.config.get("seed", 0))
 
 
-def _index(draws: NDArray[np.float64], length: int) -> NDArray[np.int64]:
+def _index(draws: NDArray[np.float64], length: int | NDArray[np.int64]) -> NDArray[np.int64]:
     return (draws * length).astype(np.int64)

@@ -19,7 +19,7 @@ from vla_cl.evaluation.report.curves import loss_panels, mean_of_seen_tasks, suc
 from vla_cl.evaluation.report.episodes import FilmedEpisode, failures, filmed_pairs
 from vla_cl.evaluation.report.heat_map import DENSE_FROM, HeatRow, decimal, heat_map
 from vla_cl.evaluation.report.pages import render_page
-from vla_cl.evaluation.report.protocols import protocol_differences
+from vla_cl.evaluation.report.protocols import EARLY_STOP, protocol_differences, settings_of
 from vla_cl.evaluation.report.runs import Run, Video, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
     MISSING,
@@ -119,9 +119,11 @@ def _render(runs: Sequence[Run]) -> str:
         title=f"Continual learning on {_joined(_setting(run, 'suite') for run in runs)}",
         facts=_facts(runs),
         runs=[_run_view(run, index) for index, run in enumerate(runs)],
-        episodes=" or ".join(
-            map(str, sorted({cell.trials for run in runs for row in run.cells() for cell in row if cell}))
-        ),
+        episodes=_episodes(runs),
+        stopping=_stopping(runs),
+        interval="Wilson interval, or that of a confidence sequence where rollouts could stop early"
+        if _watched(runs)
+        else "Wilson interval",
         splits=" or ".join(dict.fromkeys(str(run.metrics["split"]) for run in runs if run.metrics["split"])),
         success=success_panels(runs),
         losses=loss_panels(runs),
@@ -134,6 +136,33 @@ def _render(runs: Sequence[Run]) -> str:
         failures=[(run.label, run_swatch(index), failures(run)) for index, run in enumerate(runs)],
         differences=setting_lines([run.config for run in runs], differing=True) if len(runs) > 1 else [],
         versions=setting_lines([run.environment for run in runs], differing=False),
+    )
+
+
+def _watched(runs: Sequence[Run]) -> bool:
+    """Whether early stopping was asked for in any."""
+    return any(row.stopping for run in runs for row in run.rows)
+
+
+def _episodes(runs: Sequence[Run]) -> str:
+    counts = sorted({cell.trials for run in runs for row in run.cells() for cell in row if cell})
+    return f"{counts[0]} to {counts[-1]}" if _watched(runs) and len(counts) > 1 else " or ".join(map(str, counts))
+
+
+def _stopping(runs: Sequence[Run]) -> str:
+    """What early stopping left out, in a sentence; "" where it was not asked for."""
+    if not _watched(runs):
+        return ""
+    cells = [cell for run in runs for row in run.cells() for cell in row if cell]
+    stopped = sum(cell.stopped for cell in cells)
+    played = sum(cell.trials for cell in cells)
+    rules = _joined(
+        f"{key}={value}" for run in runs for key, value in settings_of(run.config).items() if key.startswith(EARLY_STOP)
+    )
+    return (
+        f"Rollouts could be stopped early ({rules}): {stopped} of {len(cells)} cells were, and {played} episodes were "
+        "played in all. Intervals hold whenever an evaluation stops; the rate of a cell that was stopped is, on "
+        "average, a little too extreme."
     )
 
 

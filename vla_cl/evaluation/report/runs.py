@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.errors import ConfigurationError
-from vla_cl.evaluation.matrix import count_matrices, summarise
+from vla_cl.evaluation.matrix import count_matrices, interval_matrix, stopped_matrix, summarise
 from vla_cl.evaluation.rows import EpisodeRow, read_rows
-from vla_cl.evaluation.statistics import wilson_interval
 
 ZERO_SHOT = -1
 """The stage before the first task."""
@@ -39,12 +38,14 @@ class Cell:
     Args:
         successes: Successful episodes.
         trials: All episodes, at least one.
-        interval: Lower and upper end of the rate's 95 % Wilson interval.
+        interval: Lower and upper end of the rate's 95 % interval; see `interval_matrix`.
+        stopped: Whether its other episodes were left out early.
     """
 
     successes: int
     trials: int
     interval: tuple[float, float]
+    stopped: bool = False
 
     @property
     def rate(self) -> float:
@@ -109,6 +110,13 @@ class Run:
         return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
 
     @property
+    def asked_episodes(self) -> int | None:
+        """Episodes of a cell that the protocol asks for; None where the configuration does not say."""
+        evaluation = self.config.get("evaluation")
+        episodes = evaluation.get("episodes") if isinstance(evaluation, Mapping) else None
+        return episodes if isinstance(episodes, int) else None
+
+    @property
     def completed_stages(self) -> int:
         """How many tasks were learned and evaluated."""
         return max((row.stage for row in self.rows), default=ZERO_SHOT) + 1
@@ -116,10 +124,15 @@ class Run:
     def cells(self) -> list[list[Cell | None]]:
         """The success matrix with counts: T + 1 rows, the zero-shot row first, of T cells; None: not measured."""
         successes, trials = count_matrices(self.rows, self.sequence)
-        low, high = wilson_interval(successes, trials)
+        intervals, stopped = interval_matrix(self.rows, self.sequence), stopped_matrix(self.rows, self.sequence)
         return [
             [
-                Cell(int(successes[row, task]), int(trials[row, task]), (float(low[row, task]), float(high[row, task])))
+                Cell(
+                    int(successes[row, task]),
+                    int(trials[row, task]),
+                    (float(intervals[row, task, 0]), float(intervals[row, task, 1])),
+                    bool(stopped[row, task]),
+                )
                 if trials[row, task]
                 else None
                 for task in range(len(self.tasks))
