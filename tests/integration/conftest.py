@@ -126,9 +126,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def vla_cl_in(start: Start) -> VlaCl:
-    """Runs the command line in a folder and returns its exit status and output."""
+    """Runs the command line in a folder and returns its exit status and output.
+
+    Commands that start interpreters themselves (`grid`, `--jobs`) run in a fresh one, as a user's do.
+    """
 
     def run(folder: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "grid" or "--jobs" in arguments:
+            return subprocess.run(
+                command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
+            )
         process = start(*arguments, folder=folder)
         output, errors = process.communicate(timeout)
         return subprocess.CompletedProcess(arguments, process.wait(), output, errors)

@@ -192,7 +192,7 @@ def test_an_interrupt_that_falls_into_a_destructor_of_a_run_side_by_side_is_not_
     plugin.write_text(LOSING_INTERRUPTS)
     places = (f"output={tmp_path / 'runs'}", f"data={demonstrations}", "--plugin", str(plugin))
     sweep = ("run", "suite=mw5", "length=1", "policy=lowdim", "strategy=interrupted", "seed=0,1", "--jobs", "2")
-    done = vla_cl(*sweep, *places, *TINY, "training.steps=100000", "evaluation.zero_shot=false", timeout=120)
+    done = vla_cl(*sweep, *places, *TINY, "training.steps=100000", "evaluation.zero_shot=false", timeout=300)
     assert done.returncode == 130
     assert "run the same command again" in done.stderr and "Traceback" not in done.stderr
 
