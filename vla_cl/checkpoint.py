@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_cl import __version__
 from vla_cl.config import observation_for
-from vla_cl.envs import EnvironmentPool, ObservationOptions, RenderingOptions
+from vla_cl.envs import EnvironmentPool, EnvironmentSpec, ObservationOptions, RenderingOptions
 from vla_cl.envs.assets import use_asset_roots
 from vla_cl.errors import CheckpointError, ConfigurationError, UnknownNameError
 from vla_cl.evaluation import (
@@ -21,6 +22,7 @@ from vla_cl.evaluation import (
     PolicyController,
     RemoteController,
     ServedPolicy,
+    check_perturbed,
     check_task,
     rollout,
 )
@@ -136,18 +138,9 @@ def evaluate_checkpoint(
         CheckpointError: There is no complete checkpoint in `folder`.
         ConfigurationError: No suite is given and none is known, a task is not in it, or cannot be evaluated like this.
     """
-    loaded = load_checkpoint(folder, device=device, plugins=plugins)
-    return _evaluate(
-        loaded.controller,
-        _tasks(loaded.config, suite, tasks),
-        stage=loaded.stage,
-        options=options,
-        observation=observation_for(loaded.policy.config),
-        rendering=_drawn(loaded.rendering, rendering),
-        seed=seed,
-        plugins=plugins,
-        video_folder=video_folder,
-    )
+    opened = checkpoint_trial(folder, suite=suite, tasks=tasks, device=device, rendering=rendering, plugins=plugins)
+    with opened as trial:
+        return evaluate_trial(trial, [options], seed=seed, plugins=plugins, video_folder=video_folder)[0]
 
 
 def evaluate_server(
@@ -175,67 +168,141 @@ def evaluate_server(
         ServerError: There is no such server, or it went away and stayed away.
         ConfigurationError: As of `evaluate_checkpoint`, or a task lacks a camera that the policy sees.
     """
+    opened = server_trial(address, token=token, suite=suite, tasks=tasks, rendering=rendering, plugins=plugins)
+    with opened as trial:
+        return evaluate_trial(trial, [options], seed=seed, plugins=plugins, video_folder=video_folder)[0]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A policy and the tasks that it is to be tried on.
+
+    Args:
+        controller: Who acts.
+        tasks: What is tried.
+        stage: Of the checkpoint; 0 outside of a run.
+        observation: What the policy sees.
+        rendering: How that is drawn.
+    """
+
+    controller: Controller
+    tasks: tuple[Task, ...]
+    stage: int
+    observation: ObservationOptions
+    rendering: RenderingOptions
+
+    def environment_spec(self, task: Task, options: EvaluationOptions, plugins: Sequence[str] = ()) -> EnvironmentSpec:
+        """The recipe of a task's environment, as an evaluation builds it."""
+        return options.applied_to(task.environment_spec(self.observation, self.rendering, plugins))
+
+
+@contextmanager
+def checkpoint_trial(
+    folder: Path,
+    *,
+    suite: str | None = None,
+    tasks: Sequence[str] | None = None,
+    device: str = "auto",
+    rendering: str | None = None,
+    plugins: Sequence[str] = (),
+) -> Iterator[Trial]:
+    """A checkpoint, to be tried under one condition or several; arguments and errors as of `evaluate_checkpoint`."""
+    loaded = load_checkpoint(folder, device=device, plugins=plugins)
+    yield Trial(
+        loaded.controller,
+        tuple(_tasks(loaded.config, suite, tasks)),
+        loaded.stage,
+        observation_for(loaded.policy.config),
+        _drawn(loaded.rendering, rendering),
+    )
+
+
+@contextmanager
+def server_trial(
+    address: str,
+    *,
+    token: str | None = None,
+    suite: str | None = None,
+    tasks: Sequence[str] | None = None,
+    rendering: str | None = None,
+    plugins: Sequence[str] = (),
+) -> Iterator[Trial]:
+    """A served policy, to be tried under one condition or several; arguments and errors as of `evaluate_server`."""
     load_plugins(plugins)
     with RemoteController(address, token=token) as controller:
         served = controller.served
         if suite is None and not served.suite:
             raise ConfigurationError("the served checkpoint is not part of a run; say which tasks with --suite NAME")
         names = tasks or (None if suite else served.tasks)
-        return _evaluate(
-            controller,
-            _tasks({}, suite or served.suite, names),
-            stage=served.stage,
-            options=options,
-            observation=controller.observation,
-            rendering=_drawn(served.rendering, rendering),
-            seed=seed,
-            plugins=plugins,
-            video_folder=video_folder,
-        )
+        found = tuple(_tasks({}, suite or served.suite, names))
+        yield Trial(controller, found, served.stage, controller.observation, _drawn(served.rendering, rendering))
 
 
-def _evaluate(
-    controller: Controller,
-    tasks: Sequence[Task],
+def evaluate_trial(
+    trial: Trial,
+    conditions: Sequence[EvaluationOptions],
     *,
-    stage: int,
-    options: EvaluationOptions,
-    observation: ObservationOptions,
-    rendering: RenderingOptions,
-    seed: int,
-    plugins: Sequence[str],
-    video_folder: Path | None,
-) -> list[EpisodeRow]:
-    """The rows of all tasks, which are checked before anything is simulated."""
-    for task in tasks:
-        check_task(task, options, plugins, tasks)
-    rows: list[EpisodeRow] = []
+    seed: int = 0,
+    plugins: Sequence[str] = (),
+    video_folder: Path | None = None,
+) -> list[list[EpisodeRow]]:
+    """Roll a policy out on its tasks under each condition in turn, from the same initial states.
+
+    Args:
+        trial: Policy and tasks.
+        conditions: Episodes, initial states, instructions, perturbations. All are checked before anything is simulated.
+        seed: Of the policy's noise.
+        plugins: Modules or files that register what is needed.
+        video_folder: Where each task's first episodes are filmed; None films nothing.
+
+    Returns:
+        For each condition one row an episode.
+
+    Raises:
+        ConfigurationError: A task cannot be evaluated like this, or lacks a camera that the policy sees.
+    """
+    for task in trial.tasks:
+        with _about_cameras(task):
+            for options in conditions:
+                check_task(task, options, plugins, trial.tasks)
+            check_perturbed(task, conditions, trial.observation, plugins)
+    total = len(trial.tasks) * sum(options.episodes for options in conditions)
+    rows: list[list[EpisodeRow]] = []
     with (
-        EnvironmentPool(options.processes) as pool,
-        progress_bar(f"evaluating {len(tasks)} tasks", len(tasks) * options.episodes) as advance,
+        EnvironmentPool(conditions[0].processes) as pool,
+        progress_bar(f"evaluating {len(trial.tasks)} tasks", total) as advance,
     ):
         counter = Counter(advance)
-        for task in tasks:
-            try:
-                rows += rollout(
-                    controller,
-                    task,
-                    stage=stage,
-                    options=options,
-                    observation=observation,
-                    rendering=rendering,
-                    pool=pool,
-                    seed=seed,
-                    plugins=plugins,
-                    video_folder=video_folder,
-                    progress=counter,
-                    tasks=tasks,
-                )
-            except UnknownNameError as error:
-                if error.kind != "camera":
-                    raise
-                raise ConfigurationError(f"the policy needs a camera that task {task.name!r} lacks: {error}") from error
+        for options in conditions:
+            rows.append([])
+            for task in trial.tasks:
+                with _about_cameras(task):
+                    rows[-1] += rollout(
+                        trial.controller,
+                        task,
+                        stage=trial.stage,
+                        options=options,
+                        observation=trial.observation,
+                        rendering=trial.rendering,
+                        pool=pool,
+                        seed=seed,
+                        plugins=plugins,
+                        video_folder=video_folder,
+                        progress=counter,
+                        tasks=trial.tasks,
+                    )
     return rows
+
+
+@contextmanager
+def _about_cameras(task: Task) -> Iterator[None]:
+    """Say of a missing camera that it is the policy that needs it."""
+    try:
+        yield
+    except UnknownNameError as error:
+        if error.kind != "camera":
+            raise
+        raise ConfigurationError(f"the policy needs a camera that task {task.name!r} lacks: {error}") from error
 
 
 def _drawn(learned_from: RenderingOptions, backend: str | None) -> RenderingOptions:

@@ -30,6 +30,7 @@ from vla_cl.envs.assets import use_asset_roots
 from vla_cl.evaluation import (
     EpisodeRow,
     PolicyController,
+    check_perturbed,
     evaluate_stage,
     ledger_totals,
     summarise,
@@ -132,6 +133,8 @@ class TaskSequence:
         check_federation(config, self.strategy, len(self.sequence))
         self.policy: Policy = self.fresh_policy()
         check_needs(config, self.strategy, self.policy)
+        for task in {task.name: task for task in self.sequence}.values():
+            check_perturbed(task, [config.evaluation], config.observation, config.plugins)
         if config.training.precision == "bfloat16" and emulates_bfloat16(resolve_device(config.device)):
             logger.warning("this CPU emulates bfloat16, many times slower than training.precision=float32")
         declared, first = self.suite.ranges, self.sequence[0]

@@ -61,7 +61,7 @@ def test_images_are_upright() -> None:
 
 def test_only_fixed_cameras_that_hang_upside_down_are_turned() -> None:
     env = meta_world()
-    turned = {name for name, camera in env._renderer.cameras.items() if camera.upside_down}
+    turned = {name for name, camera in env.renderer.cameras.items() if camera.upside_down}
     assert turned == set(UPSIDE_DOWN)
 
 

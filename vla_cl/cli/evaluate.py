@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vla_cl.cli.conditions import (
+    UNPERTURBED,
+    draw_conditions,
+    perturbed_in_turn,
+    print_costs,
+    print_language,
+    told_in_turn,
+)
 from vla_cl.cli.output import JsonOption, PluginOption, print_json, print_table
 from vla_cl.cli.serve import TokenOption
 from vla_cl.cli.values import arguments_of
@@ -18,11 +22,9 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.registry import load_plugins
 
 if TYPE_CHECKING:
-    from vla_cl.evaluation import EpisodeRow, EvaluationOptions
+    from vla_cl.evaluation import EpisodeRow
 
 DEFAULT_EPISODES = 50
-LANGUAGE = ("canonical", "paraphrased", "held_out", "swapped", "dropped")
-"""Of `--language`: the right words, other right ones, and wrong ones."""
 
 
 def evaluate(
@@ -54,6 +56,13 @@ def evaluate(
         "--language",
         help="Whether it listens: from the same initial states under the right and the wrong words.",
     ),
+    perturb: list[str] | None = typer.Option(
+        None,
+        "--perturb",
+        metavar="LIST",
+        help="Also under these perturbations, from the same initial states: camera,light:large,camera+texture, or all "
+        "(vla-cl perturbations).",
+    ),
     horizon: int | None = typer.Option(
         None, "--horizon", min=1, help="Steps until an episode is truncated (default: the protocol's, else the task's)."
     ),
@@ -77,6 +86,9 @@ def evaluate(
     processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
     output: Path | None = typer.Option(None, "--output", metavar="FILE.jsonl", help="Write one row an episode here."),
     videos: Path | None = typer.Option(None, "--videos", metavar="FOLDER", help="Film each task's first episode here."),
+    picture: Path | None = typer.Option(
+        None, "--picture", metavar="FILE.png", help="With --perturb: draw what the policy sees under each."
+    ),
     plugin: list[str] | None = PluginOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -96,6 +108,8 @@ def evaluate(
     vla-cl evaluate --server ws://127.0.0.1:8765 --suite mw5
 
     vla-cl evaluate runs/NAME --language
+
+    vla-cl evaluate runs/NAME --perturb camera,light,action_delay=2 --picture seen.png
     """
     if (checkpoint is None) == (server is None):
         raise ConfigurationError("evaluate takes either a checkpoint or --server ADDRESS")
@@ -103,10 +117,18 @@ def evaluate(
         raise ConfigurationError("--device is the server's business; give it to vla-cl serve")
     if language and instructions is not None:
         raise ConfigurationError("--language tries all --instructions; give one of the two")
-    if language and videos is not None:
-        raise ConfigurationError("--language films nothing; leave out --videos, or film one of the --instructions")
+    if language and perturb:
+        raise ConfigurationError("--language and --perturb each try several conditions; give one of the two")
+    if (language or perturb) and videos is not None:
+        raise ConfigurationError(
+            "--language and --perturb film nothing; leave out --videos (vla-cl watch films one condition)"
+        )
+    if (language or perturb) and (stop_at is not None or stop_width is not None):
+        raise ConfigurationError("--language and --perturb compare the same episodes; leave out early stopping")
+    if picture is not None and not perturb:
+        raise ConfigurationError("--picture draws what --perturb does; say which perturbations")
     load_plugins(plugin or [])
-    from vla_cl.checkpoint import evaluate_checkpoint, evaluate_server
+    from vla_cl.checkpoint import checkpoint_trial, evaluate_trial, server_trial
     from vla_cl.config import protocol_options
     from vla_cl.evaluation import EarlyStop, write_rows
 
@@ -122,23 +144,33 @@ def evaluate(
         processes=processes,
     )
 
+    conditions = perturbed_in_turn(perturb or [], options)
+    plugins, left_out = tuple(plugin or []), ""
     if server is not None:
-        evaluated = partial(evaluate_server, server, token=token)
+        opened = server_trial(server, token=token, suite=suite, tasks=task, rendering=rendering, plugins=plugins)
     else:
         assert checkpoint is not None
-        evaluated = partial(evaluate_checkpoint, checkpoint, device=device)
-    evaluated = partial(
-        evaluated, suite=suite, tasks=task or None, seed=seed, rendering=rendering, plugins=tuple(plugin or [])
-    )
-    if language:
-        by_kind = under_all_instructions(evaluated, options)
-        if output is not None:
-            write_rows(output, [row for rows in by_kind.values() for row in rows])
-        _print_language(by_kind, as_json)
-        return
-    rows = evaluated(options=options, video_folder=videos)
+        opened = checkpoint_trial(
+            checkpoint, suite=suite, tasks=task, device=device, rendering=rendering, plugins=plugins
+        )
+    with opened as trial:
+        if language:
+            conditions, left_out = told_in_turn(trial.tasks, options)
+        elif not perturb:
+            conditions = {UNPERTURBED: options}
+        if picture is not None:
+            draw_conditions(trial, conditions, picture, plugins)
+        measured = evaluate_trial(trial, [*conditions.values()], seed=seed, plugins=plugins, video_folder=videos)
+    rows = [row for rows in measured for row in rows]
     if output is not None:
         write_rows(output, rows)
+    by_condition = dict(zip(conditions, measured, strict=True))
+    if language:
+        print_language(by_condition, left_out, as_json)
+        return
+    if perturb:
+        print_costs(by_condition, as_json)
+        return
     results = [_summary(name, [row for row in rows if row.task == name]) for name in _names(rows)]
     if as_json:
         print_json(results)
@@ -153,43 +185,6 @@ def evaluate(
                 "{:.2f} to {:.2f}".format(*each["interval"]),
             ]
             for each in results
-        ],
-    )
-
-
-def under_all_instructions(
-    evaluated: Callable[..., list[EpisodeRow]], options: EvaluationOptions
-) -> dict[str, list[EpisodeRow]]:
-    """The rows under each kind of instructions that all tasks have, the right ones first."""
-    by_kind: dict[str, list[EpisodeRow]] = {}
-    for kind in LANGUAGE:
-        try:
-            by_kind[kind] = evaluated(options=replace(options, instructions=kind, videos=0), video_folder=None)
-        except ConfigurationError:
-            if kind not in ("held_out", "swapped"):  # which not all tasks have, and which takes two
-                raise
-    return by_kind
-
-
-def _print_language(by_kind: dict[str, list[EpisodeRow]], as_json: bool) -> None:
-    """Success by task and kind, and how much of it hangs on the words."""
-    from vla_cl.evaluation.metrics import language_sensitivity
-
-    names = _names(by_kind["canonical"])
-    rates = {
-        kind: [_summary(name, [row for row in rows if row.task == name])["success_rate"] for name in names]
-        for kind, rows in by_kind.items()
-    }
-    sensitivity = {kind: language_sensitivity(rates["canonical"], each).tolist() for kind, each in rates.items()}
-    if as_json:
-        print_json({"tasks": names, "success_rate": rates, "sensitivity": sensitivity})
-        return
-    print_table(
-        ["task", *(kind.replace("_", " ") for kind in rates)],
-        [
-            *([name, *(f"{rates[kind][place]:.2f}" for kind in rates)] for place, name in enumerate(names)),
-            ["mean", *(f"{fmean(rates[kind]):.2f}" for kind in rates)],
-            ["lost by it", *(f"{fmean(sensitivity[kind]):+.2f}" for kind in rates)],
         ],
     )
 

@@ -15,7 +15,22 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vla_cl import __version__
-from vla_cl.cli import assets, collect, compare, data, doctor, evaluate, grid, listings, report, run, serve, tasks
+from vla_cl.cli import (
+    assets,
+    collect,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    grid,
+    listings,
+    perturbations,
+    report,
+    run,
+    serve,
+    tasks,
+    watch,
+)
 from vla_cl.cli.interrupts import interrupts_kept
 from vla_cl.errors import VlaClError
 
@@ -38,11 +53,12 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         grid.grid,
         collect.collect,
         evaluate.evaluate,
+        watch.watch,
         serve.serve,
         report.report,
         compare.compare,
     ),
-    "What there is": (listings.suites, listings.policies, listings.strategies),
+    "What there is": (listings.suites, listings.policies, listings.strategies, perturbations.perturbations),
     "This machine": (doctor.doctor,),
 }
 for panel, commands in PANELS.items():

@@ -11,9 +11,8 @@ from vla_cl.envs.base import (
     Observation,
     ObservationOptions,
     RenderingOptions,
-    find_backend,
-    make_environment,
 )
+from vla_cl.envs.building import find_backend, make_environment
 from vla_cl.envs.chunk import ActionChunk, advance_chunk
 from vla_cl.envs.gymnasium_env import GymnasiumEnv
 from vla_cl.envs.meta_world import MetaWorldEnv

@@ -7,17 +7,20 @@ collector and the rollout evaluator rely on is here, once.
 from __future__ import annotations
 
 import abc
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.displacement import displace
+from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.errors import ConfigurationError
-from vla_cl.registry import Registry, load_plugins
+from vla_cl.registry import Registry
+
+if TYPE_CHECKING:
+    from vla_cl.envs.rendering import Renderer
 
 Observation = dict[str, Any]
 """`{"pixels": {camera: (H, W, 3) uint8}, "agent_pos": (S,) float32, "environment_state": (E,) float32}`.
@@ -89,6 +92,8 @@ class EnvironmentSpec:
         rendering: How it is drawn.
         plugins: Modules or files that register backends, imported before the environment is built.
         task: Name of the task, for messages only.
+        perturbations: What is different in it from what was learned in, each as `vla_cl.envs.perturbations` reads it
+            ("camera:small").
     """
 
     backend: str
@@ -99,6 +104,7 @@ class EnvironmentSpec:
     rendering: RenderingOptions = RenderingOptions()
     plugins: tuple[str, ...] = ()
     task: str = ""
+    perturbations: tuple[str, ...] = ()
 
 
 UNSTABLE = "unstable"
@@ -132,6 +138,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
         swaps_states: Whether `set_state` is cheap, so that several episodes may take turns in this environment.
         model: The `mujoco.MjModel` being simulated.
         data: Its `mujoco.MjData`.
+        renderer: What draws the model's cameras; None where the simulator draws itself.
         elapsed_steps: Control steps since the last reset.
     """
 
@@ -142,6 +149,7 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     swaps_states: bool = True
     model: Any
     data: Any
+    renderer: Renderer | None = None
 
     def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None) -> None:
         if spec.horizon < 1:
@@ -193,6 +201,47 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
     @abc.abstractmethod
     def set_state(self, state: NDArray[np.float64]) -> None:
         """Restore what `get_state` returned."""
+
+    # --- what a backend may know of its scene ----------------------------------------------------------------------
+
+    def model_camera(self, camera: str) -> int | None:
+        """Which of the model's cameras one of `cameras` is; None for one that is none of the model's."""
+        if self.renderer is None or camera not in self.renderer.cameras:
+            return None
+        return int(self.model.camera(camera).id)
+
+    def placed_bodies(self) -> NDArray[np.intp]:
+        """The bodies without joints that resets put somewhere, so that they are the task's and not its surroundings."""
+        return np.zeros(0, np.intp)
+
+    def is_solved(self) -> bool:
+        """Whether the present state solves the task, as far as that can be told without a step."""
+        return False
+
+    def displace(self, generator: np.random.Generator, distance: float, angle: float) -> None:
+        """Move the task's things from where a reset put them; `get_state` knows where they are.
+
+        Here: bodies with a free joint and `placed_bodies`, on whatever they stand.
+
+        Args:
+            generator: Source of the draws.
+            distance: How far at most, in metres.
+            angle: How far each is turned about the vertical at most, in radians.
+
+        Raises:
+            ConfigurationError: There is nothing to move.
+        """
+        displace(self, generator, distance, angle)
+        self.after_displacement()
+
+    def after_displacement(self) -> None:
+        """Bring up to date what hangs on positions that were written into `data.qpos` or `model.body_pos`."""
+        import_mujoco().mj_forward(self.model, self.data)
+
+    def rest_action(self) -> NDArray[np.float32]:
+        """The action (A,) that asks for nothing."""
+        assert self.action_space.shape is not None
+        return np.zeros(self.action_space.shape, np.float32)
 
     def model_xml(self) -> str:
         """The simulated model as XML, for archives; "" where the backend cannot say."""
@@ -290,30 +339,3 @@ class ManipulationEnv(gymnasium.Env[Observation, NDArray[np.float32]], abc.ABC):
 
 BACKENDS: Registry[type[ManipulationEnv]] = Registry("backend", "vla_cl.envs", "vla-cl doctor")
 """Simulators by name. A backend's class takes `(spec: EnvironmentSpec, render_mode=None, **spec.arguments)`."""
-
-
-def make_environment(spec: EnvironmentSpec, render_mode: str | None = None) -> ManipulationEnv:
-    """Build the environment that `spec` describes.
-
-    Raises:
-        UnknownNameError: No such backend, or it knows no such task or camera.
-        ConfigurationError: The backend takes no such argument, or lacks one.
-        RenderingError: At the first observation, if images were asked for and nothing here can draw them.
-    """
-    return find_backend(spec)(spec, render_mode=render_mode, **spec.arguments)
-
-
-def find_backend(spec: EnvironmentSpec) -> Callable[..., ManipulationEnv]:
-    """The class that simulates what `spec` describes, once it is known to take the arguments.
-
-    Raises:
-        UnknownNameError: No such backend.
-        ConfigurationError: The backend takes no such argument, or lacks one.
-    """
-    load_plugins(spec.plugins)
-    backend = BACKENDS[spec.backend]
-    try:
-        inspect.signature(backend).bind(spec, render_mode=None, **spec.arguments)
-    except TypeError as error:
-        raise ConfigurationError(f"the arguments of backend {spec.backend!r} do not fit: {error}") from error
-    return backend

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import RenderingOptions
+from vla_cl.envs.decorations import Decoration
 from vla_cl.envs.gl import at_release, ensure_current
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.visual_meshes import drop_small_details
@@ -62,7 +64,9 @@ class GLStage:
         self.closed = False
         _stages.add(self)
 
-    def draw(self, model: Any, data: Any, camera: int, height: int, width: int) -> NDArray[np.uint8]:
+    def draw(
+        self, model: Any, data: Any, camera: int, height: int, width: int, decorations: Sequence[Decoration] = ()
+    ) -> NDArray[np.uint8]:
         """The image (height, width, 3) that a camera of the model takes, in the camera's own orientation."""
         mujoco = self._mujoco
         ensure_current()
@@ -76,6 +80,8 @@ class GLStage:
             model.geom_group[outside_view(model, data, camera, width / height)] = _NEVER_DRAWN
         mujoco.mjv_updateScene(model, data, self._shown, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         model.geom_group[:] = groups
+        for decoration in decorations:
+            decoration.add_to(self._scene, mujoco)
         viewport = mujoco.MjrRect(0, 0, width, height)
         image = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_render(viewport, self._scene, self._context)

@@ -97,7 +97,7 @@ class GymnasiumEnv(ManipulationEnv):
         inner = self.wrapped.unwrapped
         self._is_mujoco = _is_mujoco(inner)
         self.model, self.data = (inner.model, inner.data) if self._is_mujoco else (None, None)  # type: ignore[attr-defined]
-        self._renderer = Renderer(self.model, spec.rendering) if self._is_mujoco else None
+        self.renderer = Renderer(self.model, spec.rendering) if self._is_mujoco else None
         for camera in self.cameras:
             self._check_camera(camera)
         self.metadata = {**self.metadata, "render_fps": self.wrapped.metadata.get("render_fps") or 20}
@@ -141,6 +141,27 @@ class GymnasiumEnv(ManipulationEnv):
         if not success and (terminated or truncated):
             info["failure"] = "terminated" if terminated else "truncated"
         return float(reward), success, info
+
+    def rest_action(self) -> NDArray[np.float32]:
+        """The action (A,) that commands the wrapped environment to rest."""
+        rest = (self._rest[self._commanded] - self._centre) / np.where(self._half_range > 0, self._half_range, 1.0)
+        return np.asarray(rest, np.float32)
+
+    def model_camera(self, camera: str) -> int | None:
+        """Which of the model's cameras it is; None for `render()` and images in the observation."""
+        return super().model_camera(self._source(camera))
+
+    def after_displacement(self) -> None:
+        """Have the environment observe where things are now.
+
+        Raises:
+            ConfigurationError: It cannot be asked to.
+        """
+        super().after_displacement()
+        look = getattr(self.wrapped.unwrapped, "_get_obs", None)  # what Gymnasium's own MuJoCo environments call it
+        if look is None:
+            raise ConfigurationError(f"{self._id} has no _get_obs() that would tell where its things are now")
+        self.observed = look()
 
     def _succeeded(self, terminated: bool, told: Mapping[str, Any]) -> bool:
         if self._success_key == "terminated":
@@ -192,9 +213,9 @@ class GymnasiumEnv(ManipulationEnv):
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
         source = self._source(camera)
-        if self._renderer is not None and source in self._renderer.cameras:
+        if self.renderer is not None and source in self.renderer.cameras:
             self._state.before_drawing()
-            image = self._renderer.draw(self.data, source, height, width)
+            image = self.renderer.draw(self.data, source, height, width)
             self._state.after_drawing()
             return image
         if source == RENDER:
@@ -214,7 +235,7 @@ class GymnasiumEnv(ManipulationEnv):
 
     def _check_camera(self, camera: str) -> None:
         source = self._source(camera)
-        of_model = list(self._renderer.cameras) if self._renderer else []
+        of_model = list(self.renderer.cameras) if self.renderer else []
         if source != RENDER and source not in of_model:
             try:
                 image_at(self._id, self.observed, source)
@@ -224,8 +245,8 @@ class GymnasiumEnv(ManipulationEnv):
     def close(self) -> None:
         """Close the environment, and free what drawing needed."""
         self.wrapped.close()
-        if self._renderer is not None:
-            self._renderer.close()
+        if self.renderer is not None:
+            self.renderer.close()
         super().close()
 
 

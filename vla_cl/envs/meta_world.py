@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs.attributes import NumericAttributes, PristineAttributes
 from vla_cl.envs.base import BACKENDS, UNSTABLE, EnvironmentSpec, ManipulationEnv
+from vla_cl.envs.displacement import TRIES
 from vla_cl.envs.meta_world_task import build_task, scene_xml
 from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
@@ -63,6 +64,7 @@ class MetaWorldEnv(ManipulationEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
     default_cameras = ("corner2", "gripperPOV")
     uniform = True
+    renderer: Renderer
 
     def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, *, task: str) -> None:
         super().__init__(spec, render_mode)
@@ -70,7 +72,7 @@ class MetaWorldEnv(ManipulationEnv):
         self.task = task
         self.meta_world = build_task(task)
         self.model, self.data = self.meta_world.model, self.meta_world.data
-        self._renderer = Renderer(self.model, spec.rendering, scene=self.meta_world.fullpath)
+        self.renderer = Renderer(self.model, spec.rendering, scene=self.meta_world.fullpath)
         self._check_cameras()
 
         bounds = self.meta_world.sawyer_observation_space
@@ -91,13 +93,17 @@ class MetaWorldEnv(ManipulationEnv):
 
     def reset_simulation(self, seed: int) -> None:
         """Put the world into the state of a fresh Meta-World environment whose random vector comes from `seed`."""
+        self._reset_model(np.random.default_rng(seed))
+
+    def _reset_model(self, generator: Any) -> None:
+        """Meta-World's own reset with a random vector that comes from `generator.uniform`."""
         raw = self.meta_world
         for name, values in self._pristine_model.items():
             getattr(self.model, name)[:] = values
         self._pristine_attributes.restore()
         # Meta-World's own reset runs `reset_model` twice: the first pass places the furniture, the second moves the
         # hand among it. The first also draws the random vector, rejecting those that put object and goal too close.
-        raw.np_random = np.random.default_rng(seed)
+        raw.np_random = generator
         raw._freeze_rand_vec = False
         self._mujoco.mj_resetData(self.model, self.data)
         raw.reset_model()
@@ -109,6 +115,29 @@ class MetaWorldEnv(ManipulationEnv):
         self._low_dimensional = observation
         # Some resets move things in the model last; without this, images would show them where they were.
         self._update_derived_quantities()
+
+    def displace(self, generator: np.random.Generator, distance: float, angle: float) -> None:
+        """Reset again with a random vector that lies off the one drawn, be it outside of Meta-World's ranges.
+
+        The vector says where objects and goals are, also to Meta-World's own bookkeeping. Coordinates that it never
+        varies are kept, and nothing is turned.
+        """
+        beside = _BesideVector(np.array(self.meta_world._last_rand_vec), generator, distance)
+        for _ in range(TRIES):
+            self._reset_model(beside)
+            if not self.is_solved():
+                return
+
+    def is_solved(self) -> bool:
+        """What Meta-World says of the present state under an action of zeros."""
+        state = self.get_state()
+        solved = self.meta_world.evaluate_state(self._low_dimensional, np.zeros(4, np.float32))[1]["success"]
+        self.set_state(state)  # some tasks note what they are asked
+        return bool(solved)
+
+    def placed_bodies(self) -> NDArray[np.intp]:
+        """The bodies whose positions resets write into the model."""
+        return self._moved_rows["body_pos"]
 
     def simulate(self, action: NDArray[np.float32]) -> tuple[float, bool, dict[str, Any]]:
         """`SawyerXYZEnv.step` without its own horizon, and with instability noticed instead of ignored."""
@@ -195,17 +224,38 @@ class MetaWorldEnv(ManipulationEnv):
 
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
-        return self._renderer.draw(self.data, camera, height, width)
+        return self.renderer.draw(self.data, camera, height, width)
 
     def close(self) -> None:
         """Free what drawing needed."""
-        self._renderer.close()
+        self.renderer.close()
         super().close()
 
     def _check_cameras(self) -> None:
         for camera in self.cameras:
-            if camera not in self._renderer.cameras:
-                raise UnknownNameError("camera", camera, self._renderer.cameras)
+            if camera not in self.renderer.cameras:
+                raise UnknownNameError("camera", camera, self.renderer.cameras)
+
+
+class _BesideVector:
+    """Draws random vectors that lie beside a given one, in place of a `numpy.random.Generator`.
+
+    Args:
+        vector: The given one.
+        generator: Source of the draws.
+        distance: How far beside, in metres; each coordinate is 0.35 to 0.7 times as far off.
+    """
+
+    def __init__(self, vector: NDArray[np.float64], generator: np.random.Generator, distance: float) -> None:
+        self._vector, self._generator, self._distance = vector, generator, distance
+
+    def uniform(
+        self, low: NDArray[np.float64], high: NDArray[np.float64], size: tuple[int, ...] | int
+    ) -> NDArray[np.float64]:
+        """A vector; only coordinates with `low` < `high` differ from the given one."""
+        reach = self._distance * self._generator.uniform(0.5, 1.0, size) / np.sqrt(2.0)
+        beside = self._vector + reach * self._generator.choice([-1.0, 1.0], size)
+        return np.where(np.asarray(high) > np.asarray(low), beside, self._vector)
 
 
 BACKENDS.register("meta_world", MetaWorldEnv)

@@ -51,6 +51,7 @@ class MujocoTaskEnv(ManipulationEnv):
     scene: ClassVar[str | Path]
     action_size: ClassVar[int]
     control_frequency: ClassVar[float] = 20.0
+    renderer: Renderer
 
     def __init__(self, spec: EnvironmentSpec, render_mode: str | None = None, **parameters: Any) -> None:
         super().__init__(spec, render_mode)
@@ -61,10 +62,10 @@ class MujocoTaskEnv(ManipulationEnv):
         self.data = self._mujoco.MjData(self.model)
         self.physics_steps = self._count_physics_steps()
         self.metadata = {**self.metadata, "render_fps": round(self.control_frequency)}
-        self._renderer = Renderer(self.model, spec.rendering)
+        self.renderer = Renderer(self.model, spec.rendering)
         for camera in self.cameras:
-            if camera not in self._renderer.cameras:
-                raise UnknownNameError("camera", camera, self._renderer.cameras)
+            if camera not in self.renderer.cameras:
+                raise UnknownNameError("camera", camera, self.renderer.cameras)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
         self._state = SimulationState(self.model, self.data, [(self, (*vars(self), "_np_random_seed"))])
         for seed in PROBE_SEEDS:
@@ -134,6 +135,18 @@ class MujocoTaskEnv(ManipulationEnv):
         self._state.update_derived_quantities()
         return float(self.reward()), bool(self.success()), {}
 
+    def is_solved(self) -> bool:
+        """`success` of the present state."""
+        return bool(self.success())
+
+    def placed_bodies(self) -> NDArray[np.intp]:
+        """The bodies that stand elsewhere than the scene says."""
+        return self._state.moved_bodies()
+
+    def after_displacement(self) -> None:
+        """Bring up to date what is computed from positions, as after every step."""
+        self._state.update_derived_quantities()
+
     def agent_pos(self) -> NDArray[np.float32]:
         """`proprioception` as (S,) float32."""
         return np.array(self.proprioception(), np.float32, ndmin=1)
@@ -144,7 +157,7 @@ class MujocoTaskEnv(ManipulationEnv):
 
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
-        return self._renderer.draw(self.data, camera, height, width)
+        return self.renderer.draw(self.data, camera, height, width)
 
     def get_state(self) -> NDArray[np.float64]:
         """Step counter, MuJoCo's integration state, what resets write into the model, the author's attributes."""
@@ -168,7 +181,7 @@ class MujocoTaskEnv(ManipulationEnv):
 
     def close(self) -> None:
         """Free what drawing needed."""
-        self._renderer.close()
+        self.renderer.close()
         super().close()
 
     # --- construction ------------------------------------------------------------------------------------------

@@ -99,6 +99,11 @@ class SurfaceRules:
         return finish
 
 
+def plain_finish(colour: NDArray[np.floating[Any]]) -> Finish:
+    """The finish (1,) of a surface of this colour (4,) that has no material."""
+    return Finish(np.clip(colour[None].astype(float), 0.0, 1.0), np.ones((1, 3)), *_NO_MATERIAL[:, None])
+
+
 def _mean_colour(model: Any, texture: int) -> NDArray[np.float64]:
     channels = model.tex_nchannel[texture]
     count = model.tex_height[texture] * model.tex_width[texture] * channels

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.base import RenderingOptions
+from vla_cl.envs.decorations import Decoration
 from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.envs.ray_lights import Finish, lit
 from vla_cl.envs.ray_shapes import Array, contains, distances, mesh_contains, surface_normals, unit
-from vla_cl.envs.ray_surfaces import Sky, SurfaceRules, Surfaces
+from vla_cl.envs.ray_surfaces import Sky, SurfaceRules, Surfaces, plain_finish
 
 _CAST, _NOT_CAST = 0, 5
 _ONLY_CAST = np.array([1, 0, 0, 0, 0, 0], np.uint8)
@@ -49,7 +50,9 @@ class RayCaster:
         self._sky = Sky(model)
         self._rays: dict[tuple[float, ...], Array] = {}
 
-    def draw(self, model: Any, data: Any, camera: int, height: int, width: int) -> NDArray[np.uint8]:
+    def draw(
+        self, model: Any, data: Any, camera: int, height: int, width: int, decorations: Sequence[Decoration] = ()
+    ) -> NDArray[np.uint8]:
         """The image (height, width, 3) that a camera of the model takes, in the camera's own orientation.
 
         Args:
@@ -57,6 +60,7 @@ class RayCaster:
             data: The `mujoco.MjData` to show.
             camera: Index of the camera.
             height, width: Of the image, in pixels.
+            decorations: What stands in the picture beside the model.
         """
         origin = data.cam_xpos[camera].copy()
         edge = float(np.tan(np.radians(model.cam_fovy[camera]) / 2.0))
@@ -69,6 +73,8 @@ class RayCaster:
         image = self._sky.colours(directions)
         geoms, depths = view.cast(visible & ~translucent)
         view.paint(image, geoms, depths)
+        for decoration in decorations:
+            view.paint_decoration(image, depths, decoration)
         if translucent.any():
             panes, pane_depths = view.cast(translucent)
             panes[pane_depths >= depths] = -1
@@ -199,19 +205,34 @@ class _View:
         away = np.linalg.norm(data.site_xpos[shown] - self.origin, axis=1)
         for site in shown[np.argsort(-away)]:
             frame = data.site_xmat[site].reshape(3, 3)
-            start = (self.origin - data.site_xpos[site]) @ frame
-            close = self._towards(data.site_xpos[site], float(model.site_size[site].sum()))
-            rays = self.directions[close]
-            site_depths = distances(model.site_type[site], model.site_size[site], start, rays @ frame)
-            met = site_depths < depths[close]
-            points = start + site_depths[met, None] * (rays[met] @ frame)
-            sizes = np.repeat(model.site_size[site][None], len(points), axis=0)
-            normals = surface_normals(model.site_type[site], sizes, points)
-            if normals is None or len(points) == 0:
-                continue
-            finish = self.surfaces.sites.take(np.full(len(points), site))
-            world = points @ frame.T + data.site_xpos[site]
-            self._lay(image, close[met], finish, world, normals @ frame.T)
+            finish = self.surfaces.sites.take(np.array([site]))
+            shape, size = model.site_type[site], model.site_size[site]
+            self._paint_shape(image, depths, shape, size, data.site_xpos[site], frame, finish)
+
+    def paint_decoration(self, image: Array, depths: Array, decoration: Decoration) -> None:
+        """Lay a decoration where it is nearer than `depths` (N,) over the image (N, 3), and note how near it is."""
+        finish = plain_finish(decoration.colour)
+        rotation = decoration.rotation
+        rays, met = self._paint_shape(
+            image, depths, decoration.shape, decoration.size, decoration.position, rotation, finish
+        )
+        depths[rays] = met
+
+    def _paint_shape(
+        self, image: Array, depths: Array, shape: int, size: Array, position: Array, frame: Array, finish: Finish
+    ) -> tuple[NDArray[np.intp], Array]:
+        """Lay one simple shape with a finish of one row over the image; which rays meet it, and how far away."""
+        start = (self.origin - position) @ frame
+        close = self._towards(position, float(size.sum()))
+        rays = self.directions[close]
+        shape_depths = distances(shape, size, start, rays @ frame)
+        met = shape_depths < depths[close]
+        points = start + shape_depths[met, None] * (rays[met] @ frame)
+        normals = surface_normals(shape, np.repeat(size[None], len(points), axis=0), points)
+        if normals is not None and len(points):
+            worn = finish.take(np.zeros(len(points), np.intp))
+            self._lay(image, close[met], worn, points @ frame.T + position, normals @ frame.T)
+        return close[met], shape_depths[met]
 
     def _lay(self, image: Array, rays: NDArray[np.intp], finish: Finish, points: Array, normals: Array) -> None:
         towards_camera, forward = -self.directions[rays], -self.frame[:, 2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vla_cl.envs import gl
 from vla_cl.envs.base import RAYCAST, RenderingOptions
+from vla_cl.envs.decorations import Decoration
 from vla_cl.envs.gl import available_backends
 from vla_cl.envs.gl_stage import GLStage
 from vla_cl.envs.mujoco_import import INSTALL
@@ -41,6 +42,8 @@ class Renderer:
 
     Attributes:
         cameras: The model's cameras by name.
+        hidden_groups: As given.
+        decorations: What is drawn beside the model, until it is taken out of here again.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class Renderer:
     ) -> None:
         self._model = model
         self._options = options
-        self._hidden_groups = hidden_groups
+        self.hidden_groups = hidden_groups
+        self.decorations: Sequence[Decoration] = ()
         self._key = None if scene is None else (scene, options, hidden_groups)
         self._stage: _Stage | None = None
         self.cameras = {model.camera(index).name: _Camera(model, index) for index in range(model.ncam)}
@@ -74,9 +78,9 @@ class Renderer:
         if camera not in self.cameras:
             raise UnknownNameError("camera", camera, self.cameras)
         if self._stage is None or self._stage.closed:
-            self._stage = _stage_for(self._key, self._model, self._options, self._hidden_groups)
+            self._stage = _stage_for(self._key, self._model, self._options, self.hidden_groups)
         view = self.cameras[camera]
-        image = self._stage.draw(self._model, data, view.index, height, width)
+        image = self._stage.draw(self._model, data, view.index, height, width, self.decorations)
         return np.ascontiguousarray(image[::-1, ::-1] if view.upside_down else image)
 
     def close(self) -> None:

@@ -52,6 +52,11 @@ class SimulationState:
         """Names of the model's arrays that are part of the state."""
         return tuple(self._moved)
 
+    def moved_bodies(self) -> NDArray[np.intp]:
+        """Which bodies' places in the model are not what they were when it was compiled."""
+        moved = [(getattr(self.model, name) != self._compiled[name]).any(axis=1) for name in ("body_pos", "body_quat")]
+        return np.flatnonzero(np.logical_or(*moved))
+
     @property
     def size(self) -> int:
         """Length of the vector."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.base import UNSTABLE, EnvironmentSpec, ManipulationEnv, Observation, make_environment
+from vla_cl.envs.base import UNSTABLE, EnvironmentSpec, ManipulationEnv, Observation
+from vla_cl.envs.building import make_environment
 from vla_cl.envs.chunk import advance_chunk
 from vla_cl.envs.process import serve
 

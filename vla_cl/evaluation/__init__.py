@@ -39,7 +39,7 @@ from vla_cl.evaluation.options import EvaluationOptions
 from vla_cl.evaluation.paired import mcnemar_test, paired_outcomes, permutation_test
 from vla_cl.evaluation.protocol import evaluate_stage, tasks_at_stage
 from vla_cl.evaluation.remote import RemoteController
-from vla_cl.evaluation.rollout import check_task, rollout
+from vla_cl.evaluation.rollout import check_perturbed, check_task, rollout
 from vla_cl.evaluation.rows import EpisodeRow, read_rows, write_rows
 from vla_cl.evaluation.served import ServedPolicy
 from vla_cl.evaluation.serving import PolicyServer
@@ -64,6 +64,7 @@ __all__ = [
     "ServedPolicy",
     "backward_transfer",
     "bootstrap_interval",
+    "check_perturbed",
     "check_task",
     "confidence_sequence",
     "continual_world_forward_transfer",

@@ -33,8 +33,8 @@ def count_matrices(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> tuple
         Two arrays (T + 1, T). Row 0 is the zero-shot row (stage -1), row i + 1 was measured after the i-th task.
 
     Raises:
-        ConfigurationError: A row belongs to another sequence, occurs twice, or to another initial-state split than
-            the first row: numbers for selection and numbers to report must not mix.
+        ConfigurationError: A row belongs to another sequence, occurs twice, or to another initial-state split or
+            perturbation than the first row: numbers for selection and numbers to report must not mix.
     """
     if not sequence:
         raise ConfigurationError("a success matrix needs a sequence of at least one task")
@@ -44,15 +44,20 @@ def count_matrices(rows: Iterable[EpisodeRow], sequence: Sequence[str]) -> tuple
     successes = np.zeros((len(sequence) + 1, len(sequence)), np.int64)
     trials = np.zeros_like(successes)
     seen: set[tuple[int, str, int]] = set()
-    split = None
+    first: EpisodeRow | None = None
     for row in rows:
-        split = row.split if split is None else split
+        first = first or row
         if row.task not in columns:
             raise ConfigurationError(f"an episode of task {row.task!r} does not belong to {', '.join(sequence)}")
         if not -1 <= row.stage < len(sequence):
             raise ConfigurationError(f"stage {row.stage} is out of range for a sequence of {len(sequence)} tasks")
-        if row.split != split:
-            raise ConfigurationError(f"episodes of the splits {split!r} and {row.split!r} do not go into one matrix")
+        if row.split != first.split:
+            raise ConfigurationError(
+                f"episodes of the splits {first.split!r} and {row.split!r} do not go into one matrix"
+            )
+        if row.perturbation != first.perturbation:
+            found = " and ".join(repr(each.perturbation or "none") for each in (first, row))
+            raise ConfigurationError(f"episodes under the perturbations {found} do not go into one matrix")
         if (row.stage, row.task, row.episode) in seen:
             raise ConfigurationError(f"episode {row.episode} of {row.task!r} after stage {row.stage} occurs twice")
         seen.add((row.stage, row.task, row.episode))

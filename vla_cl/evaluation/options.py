@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vla_cl.envs import EnvironmentSpec
+from vla_cl.envs.perturbations import read_perturbations
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.instructions import TOLD
 from vla_cl.evaluation.stopping import EarlyStop
@@ -25,6 +26,8 @@ class EvaluationOptions:
         horizon: Control steps after which an episode is truncated; None is each task's own.
         arguments: Of the tasks' backend, in place of the tasks' own: `{"settle_steps": 5}`. They change how an episode
             begins or runs, not what the policy was trained on.
+        perturbations: What is different from the world that was learned in, all at once: ["camera:small", "light"]; see
+            `vla_cl.envs.perturbations`.
         slots: Episodes that run at the same time. Part of the protocol, not of the machine: batches are made of
             slots, and rows do not depend on how many processes serve them.
         zero_shot: Evaluate all tasks before any training.
@@ -43,6 +46,7 @@ class EvaluationOptions:
     instructions: str = "canonical"
     horizon: int | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    perturbations: list[str] = field(default_factory=list)
     slots: int = 10
     zero_shot: bool = True
     upper_triangle: bool = False
@@ -75,10 +79,29 @@ class EvaluationOptions:
                 f"evaluation.instructions must be one of {', '.join(TOLD)}, got {self.instructions!r}"
             )
 
+        told = [each.label for each in read_perturbations(self.perturbations) if each.instructions is not None]
+        if told and self.instructions != "canonical":
+            raise ConfigurationError(
+                f"evaluation.instructions={self.instructions} and perturbation {told[0]!r} both say what the policy is "
+                "told; use one of them"
+            )
+
+    @property
+    def told(self) -> str:
+        """The kind of instructions that the policy gets: `instructions`, unless a perturbation says otherwise."""
+        kinds = [each.instructions for each in read_perturbations(self.perturbations)]
+        return next((kind for kind in kinds if kind is not None), self.instructions)
+
+    @property
+    def world_perturbations(self) -> tuple[str, ...]:
+        """Labels of the perturbations that change the environment, not only the instructions."""
+        return tuple(each.label for each in read_perturbations(self.perturbations) if each.instructions is None)
+
     def applied_to(self, spec: EnvironmentSpec) -> EnvironmentSpec:
         """The recipe of a task's environment, as the evaluation wants it."""
         return replace(
             spec,
             horizon=spec.horizon if self.horizon is None else self.horizon,
             arguments={**spec.arguments, **self.arguments},
+            perturbations=(*spec.perturbations, *self.world_perturbations),
         )

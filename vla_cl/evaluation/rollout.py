@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.data import ObservationBatch
-from vla_cl.envs import BACKENDS, EnvironmentPool, EpisodeStart, ObservationOptions, RenderingOptions, find_backend
+from vla_cl.envs import (
+    BACKENDS,
+    EnvironmentPool,
+    EnvironmentSpec,
+    EpisodeStart,
+    ObservationOptions,
+    RenderingOptions,
+    find_backend,
+    make_environment,
+)
+from vla_cl.envs.perturbations import check_perturbations, condition_name, read_perturbation
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.controller import Controller
 from vla_cl.evaluation.instructions import instructions_for
@@ -55,6 +66,7 @@ def rollout(
     video_folder: Path | None = None,
     progress: Callable[[EpisodeRow], None] | None = None,
     tasks: Sequence[Task] = (),
+    episodes: Sequence[int] | None = None,
 ) -> list[EpisodeRow]:
     """Roll a controller out on one task.
 
@@ -72,6 +84,7 @@ def rollout(
             `<task>-episode-N.mp4`. None films nothing.
         progress: Called with the row of each episode as it ends, of those too that early stopping then leaves out.
         tasks: Those that are evaluated together, whose instructions may be swapped.
+        episodes: Which of the task's episodes; None is all.
 
     Returns:
         One row an episode, by ascending episode: all, or as many of the first ones as it took to stop early.
@@ -83,7 +96,10 @@ def rollout(
     """
     film = video_folder is not None and options.videos > 0
     record_every = _record_every(task, plugins) if film else 0
-    waiting = _queues(task, options, observation, rendering, plugins, record_every, controller.history, tasks)
+    wanted = range(options.episodes) if episodes is None else episodes
+    check_task(task, options, plugins, tasks)
+    spec = options.applied_to(task.environment_spec(observation, rendering, plugins))
+    waiting = _queues(task, options, spec, record_every, controller.history, tasks, wanted)
     simulation = Simulation(pool)
     rows: list[EpisodeRow] = []
     in_order = EpisodesInOrder(options.early_stop)
@@ -128,27 +144,44 @@ def check_task(task: Task, options: EvaluationOptions, plugins: Sequence[str] = 
             f"task {task.name!r} has {len(seeds)} initial states for {options.split}; "
             f"lower evaluation.episodes from {options.episodes}"
         )
-    instructions_for(task, options.instructions, tasks)
+    instructions_for(task, options.told, tasks)
     find_backend(options.applied_to(task.environment_spec(plugins=plugins)))
+
+
+def check_perturbed(
+    task: Task, conditions: Sequence[EvaluationOptions], observation: ObservationOptions, plugins: Sequence[str] = ()
+) -> None:
+    """Find out, before anything is simulated, whether a task can be perturbed as any of these conditions says.
+
+    Its environment is built once, unless no condition changes the world.
+
+    Raises:
+        ConfigurationError: It cannot; the message names the perturbation and what the task lacks.
+    """
+    wanted = {label: None for options in conditions for label in options.world_perturbations}
+    if not wanted:
+        return
+    spec = replace(conditions[0], perturbations=[]).applied_to(task.environment_spec(observation, plugins=plugins))
+    with closing(make_environment(spec)) as env:
+        for label in wanted:
+            env.restart(seed=task.seeds[conditions[0].split][0])
+            check_perturbations(env, [read_perturbation(label)])
 
 
 def _queues(
     task: Task,
     options: EvaluationOptions,
-    observation: ObservationOptions,
-    rendering: RenderingOptions,
-    plugins: Sequence[str],
+    spec: EnvironmentSpec,
     record_every: int,
     history: int,
     tasks: Sequence[Task],
+    episodes: Sequence[int],
 ) -> dict[int, list[RunningEpisode]]:
     """The episodes that each slot will run, in order."""
-    check_task(task, options, plugins, tasks)
     seeds = task.seeds[options.split]
-    instructions = instructions_for(task, options.instructions, tasks)
-    spec = options.applied_to(task.environment_spec(observation, rendering, plugins))
+    instructions = instructions_for(task, options.told, tasks)
     queues: dict[int, list[RunningEpisode]] = {}
-    for index in range(options.episodes):
+    for index in episodes:
         start = EpisodeStart(spec, seeds[index], record_every if index < options.videos else 0, history)
         episode = RunningEpisode(index, instructions[index % len(instructions)], start)
         queues.setdefault(index % options.slots, []).append(episode)
@@ -200,6 +233,7 @@ def _row(episode: RunningEpisode, task: Task, stage: int, options: EvaluationOpt
         steps=episode.steps,
         failure="" if episode.success else episode.failure or "horizon",
         stopping=WATCHED if options.early_stop.asked_for else "",
+        perturbation=condition_name(options.perturbations),
     )
 
 

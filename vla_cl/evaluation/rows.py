@@ -29,6 +29,8 @@ class EpisodeRow:
         failure: "" on success, else "horizon", what the simulator said ("unstable"), or `NOT_FINITE`.
         stopping: Of early stopping (`vla_cl.evaluation.stopping`): "" where it was not asked for, "stopped" in the
             last row of a task whose other episodes were left out at this stage, else "watched".
+        perturbation: What was different from the world that was learned in ("camera:small+light:medium"); "" for
+            nothing.
     """
 
     stage: int
@@ -41,6 +43,7 @@ class EpisodeRow:
     steps: int
     failure: str = ""
     stopping: str = ""
+    perturbation: str = ""
 
 
 def write_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:

@@ -162,6 +162,10 @@ class LiberoEnv(RobosuiteEnv):
         success = all(conditions.values())
         return float(success), success, {"conditions": conditions}
 
+    def is_solved(self) -> bool:
+        """Whether the goal holds."""
+        return self.judge(np.zeros(7, np.float32))[1]
+
     def agent_pos(self) -> NDArray[np.float32]:
         """Position (3) of the grip site, the hand's axis times angle (3), finger joints (2)."""
         return self._proprioception().astype(np.float32)

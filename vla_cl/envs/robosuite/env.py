@@ -68,6 +68,7 @@ class RobosuiteEnv(ManipulationEnv):
     uniform: ClassVar[bool] = True
     control_rules: ClassVar[ControlRules] = ControlRules()
     noise_scale: ClassVar[float] = 0.25  # an action of 1 asks for 5 cm
+    renderer: Renderer
 
     def __init__(
         self,
@@ -130,6 +131,22 @@ class RobosuiteEnv(ManipulationEnv):
         """Reward, success and further information of the present state, right after `action`."""
         reward = float(self.raw.reward(action))
         return reward, bool(self.raw._check_success()), {}
+
+    def is_solved(self) -> bool:
+        """What robosuite says of the present state."""
+        return bool(self.raw._check_success())
+
+    def placed_bodies(self) -> NDArray[np.intp]:
+        """Objects and fixtures that do not float freely."""
+        return self._moved_rows["body_pos"]
+
+    def model_camera(self, camera: str) -> int | None:
+        """Which of the model's cameras it is."""
+        return super().model_camera(_CAMERA_NAMES.get(camera, camera))
+
+    def after_displacement(self) -> None:
+        """What a reset ends with."""
+        self._mujoco.mj_step1(self.model, self.data)
 
     def agent_pos(self) -> NDArray[np.float32]:
         """Position (3) of the grip site in metres, rotation vector (3) from straight down, finger opening (1)."""
@@ -252,11 +269,11 @@ class RobosuiteEnv(ManipulationEnv):
 
     def render_camera(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """Draw one upright image (H, W, 3) of the present state."""
-        return self._renderer.draw(self.data, _CAMERA_NAMES.get(camera, camera), height, width)
+        return self.renderer.draw(self.data, _CAMERA_NAMES.get(camera, camera), height, width)
 
     def close(self) -> None:
         """Free what drawing needed."""
-        self._renderer.close()
+        self.renderer.close()
         super().close()
 
     # --- inside ------------------------------------------------------------------------------------------------
@@ -270,9 +287,9 @@ class RobosuiteEnv(ManipulationEnv):
         self._instability = instability_counters(self.data)
         free_stuck_joints(self.robot, self.model)
         scene = hashlib.sha256(self.raw.model.get_xml().encode()).hexdigest()
-        self._renderer = Renderer(self.model, self.specification.rendering, scene, hidden_groups=(_COLLISION_GROUP,))
+        self.renderer = Renderer(self.model, self.specification.rendering, scene, hidden_groups=(_COLLISION_GROUP,))
         for camera in self.cameras:
-            known = {*self._renderer.cameras, *_CAMERA_NAMES}
+            known = {*self.renderer.cameras, *_CAMERA_NAMES}
             if camera not in known:
                 raise UnknownNameError("camera", camera, known)
         self._find_things()
