@@ -9,8 +9,8 @@ import pytest
 
 from vla_cl import __version__
 
-WORK = ["run", "grid", "collect", "data", "evaluate", "serve", "report", "compare"]
-COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "assets", "doctor"]
+WORK = ["run", "grid", "collect", "data", "evaluate", "watch", "serve", "report", "compare"]
+COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "perturbations", "assets", "doctor"]
 
 
 def test_help_lists_every_command(vla_cl):
