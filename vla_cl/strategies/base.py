@@ -18,6 +18,7 @@ from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.policies.adapters import Route, mixture
 from vla_cl.registry import Registry
 from vla_cl.strategies.averaging import ClientUpdate, federated_average
+from vla_cl.strategies.choice import Choice
 from vla_cl.tasks import Task
 
 
@@ -64,8 +65,8 @@ class Strategy:
     The seven verbs are `begin_task`, `batch`, `loss`, `gradients`, `after_step`, `end_task` and `route`. What few
     strategies need stands beside them: modules of their own that are trained along (`modules`), learning rates
     (`learning_rate`), how long training takes (`begin_training`), what is in force while the policy computes
-    (`training_pass`, `acting_pass`), a last word about actions (`decide`), what a server makes of several clients'
-    learning (`aggregate`).
+    (`training_pass`, `acting_pass`), a last word about actions (`decide`), what it says of its own routing (`choice`),
+    what a server makes of several clients' learning (`aggregate`).
 
     In a run the order is: `check`, `bind`; for each task `begin_task` and `begin_training`, then for each step `batch`,
     `training_pass` around the forward and backward pass with `loss` inside, `gradients`, `after_step`; then `end_task`.
@@ -184,6 +185,12 @@ class Strategy:
     def decide(self, observation: ObservationBatch, actions: Tensor) -> Tensor:
         """The last word about what the policy would do: raw actions (B, chunk, A) in [-1, 1]."""
         return actions
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """Between what it learned of tasks, how the strategy chooses when it acts on these observations, for probes of
+        its routing. None where it does not choose by itself: where all parameters act, or where it is told the task.
+        """
+        return None
 
     def aggregate(self, updates: Sequence[ClientUpdate]) -> None:
         """On the server of a federation: join what its clients learned, by changing their policies and strategies in

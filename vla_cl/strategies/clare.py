@@ -21,6 +21,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies.base import STRATEGIES, Needs, Strategy
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.expandable import (
     BASE,
     Bottleneck,
@@ -112,6 +113,7 @@ class CLARE(Strategy):
         self.layers: dict[str, ExpandableLayer] = {}
         self.present: dict[str, int] = {}
         self.novel: list[str] = []
+        self.tasks: list[str] = []
 
     def check(self, policy: Policy) -> None:
         feed_forward_names(policy, self.options.layers, self.options.head)
@@ -200,6 +202,30 @@ class CLARE(Strategy):
         self.measure(policy, data, new)
         for name, layer in self.layers.items():
             layer.discriminators.append(new[name].requires_grad_(False))
+        self.tasks.append(task.name)
+
+    @torch.no_grad()
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """Of each task, the share of layers in which its discriminator errs least; of two tasks with one adapter in a
+        layer, each counts there for the other.
+        """
+        votes: dict[str, list[Tensor]] = defaultdict(list)
+
+        def call(name: str, tokens: Tensor) -> Tensor | None:
+            layer = self.layers[name]
+            adapters = torch.stack([each.adapter for each in layer.discriminators])  # type: ignore[misc]
+            same = (layer.nearest(tokens)[:, None] == adapters).float()
+            moments = self.policy.features.history if name.startswith("backbone.") else 1
+            votes[name].append(same.view(moments, len(observation), -1, len(adapters)).mean(dim=(0, 2)))
+            return layer.routed(tokens) if layer.adapters else None
+
+        grown = [name for name, layer in self.layers.items() if layer.adapters and layer.discriminators]
+        if not grown:
+            return None
+        with added_to(self.policy, dict.fromkeys(grown), call):
+            self.policy.act(observation, [0] * len(observation))
+        shares = [torch.stack(calls).mean(dim=0) for calls in votes.values()]
+        return Choice.among_tasks(self.tasks, torch.stack(shares).mean(dim=0))
 
     def train_discriminators(self, policy: Policy, data: WindowDataset, new: Mapping[str, Discriminator]) -> None:
         """Fit each to some tokens of what its layer is given when the present task's adapters act."""
@@ -253,12 +279,14 @@ class CLARE(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         layers = {name: {"sizes": layer.sizes(), "weights": layer.state_dict()} for name, layer in self.layers.items()}
-        return {**super().state_dict(), "layers": layers, "present": dict(self.present), "novel": list(self.novel)}
+        own = {"layers": layers, "present": dict(self.present), "novel": list(self.novel), "tasks": list(self.tasks)}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.present = {str(name): int(adapter) for name, adapter in state["present"].items()}
         self.novel = [str(name) for name in state["novel"]]
+        self.tasks = [str(name) for name in state["tasks"]]
         if {name: layer.sizes() for name, layer in self.layers.items()} != {
             name: each["sizes"] for name, each in state["layers"].items()
         }:

@@ -24,6 +24,7 @@ from vla_cl.policies.adapter_mixture import spread_rows
 from vla_cl.policies.adapters import adapter_parameters, factors
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.experts import Gate, TokenRouters, token_mixture
 from vla_cl.strategies.features import CHUNK
 from vla_cl.strategies.moelora import EXPERTS, MoELoRA
@@ -188,10 +189,18 @@ class CLMoE(MoELoRA):
         if self.routers is None or not self.anchors:
             return self.mixed()
         tasks = list(self.anchors)
-        nearest = similarities(self.policy, observation, list(self.anchors.values())).argmax(dim=1).tolist()
-        rows = [self.task_weights.get(tasks[task]) for task in nearest]
+        rows = [self.task_weights.get(tasks[task]) for task in self.nearest(observation).tolist()]
         gate = dual_gate(self.policy, self.routers, rows, self.options.share)
         return token_mixture(self.policy, EXPERTS, gate)
+
+    def nearest(self, observation: ObservationBatch) -> Tensor:
+        """t (B,), as an index into the anchors."""
+        return similarities(self.policy, observation, list(self.anchors.values())).argmax(dim=1)
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        if self.routers is None or not self.anchors:
+            return None
+        return Choice.among_tasks(list(self.anchors), self.nearest(observation))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.soft_prompts import SoftPrompts
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.prompting import Layout, PromptStrategy, Query, check_tuning, prefix_layers
 
 KINDS = ("components", "keys", "attention")
@@ -100,6 +102,15 @@ class CODAPrompt(PromptStrategy):
             return self.layout.arrange(block), 0.0
         deviation = sum((deviation_from_orthonormal(each) for each in (components, keys, attention)), torch.zeros(()))
         return self.layout.arrange(block), strength * deviation
+
+    @torch.no_grad()
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """Of each task, the mean over layers of the sum of its components' |alpha|."""
+        if not self.tasks:
+            return None
+        keys, attention = (self.joined(kind, len(self.tasks)) for kind in KINDS[1:])
+        weights = component_weights(self.query(observation).joined, attention, keys).abs().mean(dim=1)
+        return Choice.among_tasks(list(self.tasks), weights.view(len(weights), len(self.tasks), -1).sum(dim=2))
 
 
 def component_weights(query: Tensor, attention: Tensor, keys: Tensor) -> Tensor:

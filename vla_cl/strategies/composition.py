@@ -15,6 +15,7 @@ from vla_cl.policies import Policy, PolicyOutput
 from vla_cl.policies.adapters import Route
 from vla_cl.strategies.averaging import ClientUpdate
 from vla_cl.strategies.base import STRATEGIES, Needs, Precision, Strategy
+from vla_cl.strategies.choice import Choice
 from vla_cl.tasks import Task
 
 SEPARATOR = "+"
@@ -108,6 +109,10 @@ class Composition(Strategy):
         for part in self.parts.values():
             actions = part.decide(observation, actions)
         return actions
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        choices = (part.choice(observation) for part in self.parts.values())
+        return next((choice for choice in choices if choice is not None), None)
 
     def aggregate(self, updates: Sequence[ClientUpdate]) -> None:
         for name, part in self.parts.items():

@@ -20,6 +20,7 @@ from vla_cl.policies import Policy
 from vla_cl.policies.adapters import Route, adapter_parameters, add_adapter, freeze_adapter
 from vla_cl.strategies.averaging import ClientUpdate, weighted_mean
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.features import text_features
 from vla_cl.strategies.knowledge import Knowledge, activation, mean_text, organised
 from vla_cl.strategies.low_rank import LowRankStrategy
@@ -98,10 +99,21 @@ class Disco(LowRankStrategy):
     def route(self, observation: ObservationBatch) -> Route | None:
         if not self.slots:
             return None
+        weights = self.activations(observation)
+        return {name: weights[:, row] for row, name in enumerate(self.slots) if name in self.policy.adapters}
+
+    def activations(self, observation: ObservationBatch) -> Tensor:
+        """w (B, slots)."""
         device = next(self.policy.parameters()).device
         known = torch.stack([slot.text for slot in self.slots.values()]).to(device)
-        weights = activation(text_features(observation.instruction, device), known, self.options.temperature)
-        return {name: weights[:, row] for row, name in enumerate(self.slots) if name in self.policy.adapters}
+        return activation(text_features(observation.instruction, device), known, self.options.temperature)
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        if not self.slots:
+            return None
+        known = {name: name if name in self.policy.adapters else None for name in self.slots}
+        owners = tuple(tuple(task for task, owner in self.owners.items() if owner == known[name]) for name in known)
+        return Choice(tuple(known), owners, self.activations(observation))
 
     # --- the server ------------------------------------------------------------------------------------------
 

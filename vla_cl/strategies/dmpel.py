@@ -22,6 +22,7 @@ from vla_cl.policies import Policy
 from vla_cl.policies.adapters import Route, mixture
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.features import CHUNK, observation_features, text_features
 from vla_cl.strategies.low_rank import LowRankStrategy
 from vla_cl.strategies.own_modules import seeded_module
@@ -157,6 +158,10 @@ class DMPEL(LowRankStrategy):
             return None
         coefficients = self.router(router_queries(self.policy, observation))
         return {name: coefficients[:, index] for index, name in enumerate(self.adapters)}
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        route = self.route(observation)
+        return None if not route else Choice.among_adapters(self.owners, route)  # type: ignore[arg-type]
 
     def end_task(self, task: Task, policy: Policy, data: WindowDataset) -> None:
         super().end_task(task, policy, data)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.soft_prompts import SoftPrompts
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.prompting import (
     Layout,
     PromptStrategy,
@@ -99,6 +101,10 @@ class DualPrompt(PromptStrategy):
             return together(shared, own.arrange(block)), self.options.pull * distance
         blocks = torch.stack([self.pool[f"task_{each}"] for each in range(len(self.tasks))])
         return together(shared, own.arrange(blocks[self.chosen_tasks(query)])), 0.0
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """The task whose prompt it takes."""
+        return Choice.among_tasks(list(self.tasks), self.chosen_tasks(self.query(observation))) if self.tasks else None
 
     def chosen_tasks(self, query: Query) -> Tensor:
         """The task of the nearest key (B,)."""

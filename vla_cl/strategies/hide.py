@@ -1,8 +1,7 @@
 """HiDe: adapters of all tasks fused where tasks look alike, and chosen by similarity where they differ.
 
 Guo et al., "HiDe-LLaVA: Hierarchical Decoupling for Continual Instruction Tuning of Multimodal Large Language Model",
-ACL 2025 (arXiv 2503.12941). Centered kernel alignment: Kornblith et al., "Similarity of Neural Network Representations
-Revisited", ICML 2019 (arXiv 1905.00414), eq. 3 with linear kernels.
+ACL 2025 (arXiv 2503.12941).
 """
 
 from __future__ import annotations
@@ -12,37 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_cl.data import ObservationBatch, WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 from vla_cl.policies.adapters import Route, mixture
+from vla_cl.policies.representation import linear_cka, recorded
 from vla_cl.seeding import torch_generator
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.features import CHUNK
 from vla_cl.strategies.low_rank import LowRankStrategy
 from vla_cl.strategies.routing import Anchor, anchors_from, similarities, some_windows
 from vla_cl.tasks import Task
-
-
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centered kernel alignment: HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), HSIC(X, Y) = |Yc^T Xc|_F^2.
-
-    1 for representations that differ by an orthogonal map and a scale, 0 for those without any linear relation.
-
-    Args:
-        x: Representations (n, D) of n inputs; its columns are centered here.
-        y: Others (n, E) of the same inputs.
-
-    Returns:
-        0 to 1; 1 where one of the two does not vary at all.
-    """
-    x, y = (each.double() - each.double().mean(dim=0) for each in (x, y))
-    # sums over pairs of inputs, which are fewer than pairs of features
-    kernels = [each @ each.T for each in (x, y)]
-    scale = float(kernels[0].norm() * kernels[1].norm())
-    return float((kernels[0] * kernels[1]).sum()) / scale if scale > 0 else 1.0
 
 
 @torch.no_grad()
@@ -52,25 +34,11 @@ def layer_features(
     """What layers put out for some windows under a route: by layer (n, D), the mean over tokens in each row that it
     sees. The same rows at the same noise whatever the route.
     """
-    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-
-    def keep(layer: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Tensor) -> None:
-            tokens = output.flatten(2).mT if isinstance(module.base_layer, nn.Conv2d) else output
-            found[layer].append(tokens.float().reshape(len(tokens), -1, tokens.shape[-1]).mean(dim=1).cpu())
-
-        return hook
-
-    handles = [policy.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
     device = next(policy.parameters()).device
-    try:
-        with mixture(policy, route):
-            for start in range(0, len(windows), CHUNK):
-                batch = data.batch(list(windows[start : start + CHUNK])).to(device)
-                policy.loss(batch, torch_generator(seed, start))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with recorded(policy, layers) as found, mixture(policy, route):
+        for start in range(0, len(windows), CHUNK):
+            batch = data.batch(list(windows[start : start + CHUNK])).to(device)
+            policy.loss(batch, torch_generator(seed, start))
     return {layer: torch.cat(parts) for layer, parts in found.items() if parts}
 
 
@@ -153,8 +121,7 @@ class HiDe(LowRankStrategy):
     def route(self, observation: ObservationBatch) -> Route | None:
         if not self.anchors or not self.adapters:
             return None
-        similar = similarities(self.policy, observation, list(self.anchors.values()))
-        weights = (similar / self.options.temperature).softmax(dim=1)
+        weights = self.weights(observation)
         specific = set(self.specific)
         adapted = [name for name in map(self.owners.get, self.anchors) if name is not None]
         fusion = 1.0 / max(1, len(adapted)) if self.options.fusion is None else self.options.fusion
@@ -167,6 +134,16 @@ class HiDe(LowRankStrategy):
                     for layer in self.policy.adapters[name].modules
                 }
         return route
+
+    def weights(self, observation: ObservationBatch) -> Tensor:
+        """w (B, T)."""
+        similar = similarities(self.policy, observation, list(self.anchors.values()))
+        return (similar / self.options.temperature).softmax(dim=1)
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        if not self.anchors or not self.adapters:
+            return None
+        return Choice.among_tasks(list(self.anchors), self.weights(observation))
 
     def state_dict(self) -> dict[str, Any]:
         return {

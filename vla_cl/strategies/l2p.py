@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla_cl.data import WindowDataset
+from vla_cl.data import ObservationBatch, WindowDataset
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 from vla_cl.policies.soft_prompts import SoftPrompts
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.prompting import PromptStrategy, Query, cosines
 from vla_cl.tasks import Task
 
@@ -90,6 +91,17 @@ class L2P(PromptStrategy):
         kept_keys = torch.stack([self.pool[f"key_{index}"] for index in kept.tolist()])
         distances = 1 - cosines(query.joined, kept_keys).gather(1, places)
         return SoftPrompts(prompts.flatten(1, 2)), self.options.pull * distances.sum(dim=1).mean()
+
+    @torch.no_grad()
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """Between prompts, which belong to no task."""
+        if not self.tasks:
+            return None
+        size, select = self.options.pool, self.options.select
+        keys = torch.stack([self.pool[f"key_{index}"] for index in range(size)])
+        chosen = nearest(self.query(observation).joined, keys, select)
+        weights = torch.zeros(len(chosen), size, device=chosen.device).scatter(1, chosen, 1.0 / select)
+        return Choice(tuple(f"prompt_{index}" for index in range(size)), ((),) * size, weights)
 
     @property
     def frequencies(self) -> Tensor | None:

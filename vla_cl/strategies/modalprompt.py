@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_cl.data import ObservationBatch
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies.instruction import MINILM_DIM
 from vla_cl.policies.soft_prompts import SoftPrompts
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.prompting import PromptStrategy, Query, cosines
 
 
@@ -84,6 +86,10 @@ class ModalPrompt(PromptStrategy):
         """s (B, T), from the cosines."""
         balance: float = self.options.balance
         return (1 - balance) * told + balance * seen
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        """The task that fits best; with `select` above 1, others act beside it."""
+        return Choice.among_tasks(list(self.tasks), self.chosen_tasks(self.query(observation))) if self.tasks else None
 
     def chosen_tasks(self, query: Query) -> Tensor:
         """The task that fits best (B,)."""

@@ -18,6 +18,7 @@ from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 from vla_cl.policies.adapters import Route
 from vla_cl.strategies.base import STRATEGIES
+from vla_cl.strategies.choice import Choice
 from vla_cl.strategies.features import observation_features, text_features
 from vla_cl.strategies.low_rank import LowRankStrategy
 from vla_cl.strategies.routing import chosen_route, opening_windows, ridge_classifier
@@ -90,6 +91,11 @@ class MRLoRA(LowRankStrategy):
         if self.router is None or not self.adapters:
             return None
         return chosen_route(self.choose(observation), [self.owners[task] for task in self.exemplars])
+
+    def choice(self, observation: ObservationBatch) -> Choice | None:
+        if self.router is None or not self.adapters:
+            return None
+        return Choice.among_tasks(list(self.exemplars), torch.tensor(self.choose(observation)))
 
     def choose(self, observation: ObservationBatch) -> list[int]:
         """Of each row, the index of its task."""
