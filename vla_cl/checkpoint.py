@@ -43,12 +43,14 @@ class LoadedCheckpoint:
         folder: Where it lies.
         config: Configuration of the run that it belongs to; {} outside of a run.
         policy: On its device.
+        strategy: Bound to the policy; None outside of a run.
         controller: The policy, with the strategy's choice of adapters.
     """
 
     folder: Path
     config: dict[str, Any]
     policy: Policy
+    strategy: Strategy | None
     controller: PolicyController
 
     @property
@@ -103,7 +105,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", plugins: Sequence[str
     policy = Policy.from_pretrained(checkpoint).to(place).eval()
     strategy = _strategy(checkpoint, config)
     controller = PolicyController(policy, strategy, place)
-    return LoadedCheckpoint(checkpoint, config, policy, controller)
+    return LoadedCheckpoint(checkpoint, config, policy, strategy, controller)
 
 
 def evaluate_checkpoint(

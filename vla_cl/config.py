@@ -26,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_cl.config_schema import schema_keys, store_schema, strategy_keys
@@ -44,6 +44,8 @@ _LABEL_LENGTH = 60
 GROUPS = ("policy", "strategy", "rendering", "recipe", "protocol", "preset")
 _FREE_KEYS = ("policy.backbone_options", "policy.head_options", "policy.adapter", "evaluation.arguments", "assets")
 """Mappings whose keys are not known here; whoever uses them checks them."""
+_OF_DATASET = ("dataset_checksum", "dataset_words")
+"""What `config.json` says of a given data set beyond the configuration."""
 
 
 @dataclass
@@ -270,14 +272,34 @@ def _compose_one(overrides: list[str]) -> ExperimentConfig:
             composed = hydra_compose("config", overrides=overrides)
         if OmegaConf.is_missing(composed, "suite"):
             raise ConfigurationError("no suite was given; say suite=NAME (vla-cl suites lists all)")
-        return _instantiate(composed)
+        values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        return _instantiate(values)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_one_line(error)) from error
 
 
-def _instantiate(composed: DictConfig) -> ExperimentConfig:
-    """Structured nodes to dataclasses, so that everything behind this line is plain Python."""
-    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+def read_config(folder: Path) -> ExperimentConfig:
+    """The configuration that a run wrote into its folder.
+
+    Raises:
+        ConfigurationError: There is none, or another version of this package wrote it.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(f"{folder} is not a run's folder: it holds no config.json") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not readable as JSON ({error}); run it again") from error
+    try:
+        load_plugins(values.get("plugins", ()))
+        return _instantiate({key: value for key, value in values.items() if key not in _OF_DATASET})
+    except (KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} was written by another version of vla_cl ({error}); run it again") from error
+
+
+def _instantiate(values: dict[str, Any]) -> ExperimentConfig:
+    """Plain values to dataclasses, so that everything behind this line is plain Python."""
     nested = {
         "policy": PolicyConfig,
         "collection": CollectionOptions,
@@ -286,9 +308,7 @@ def _instantiate(composed: DictConfig) -> ExperimentConfig:
         "evaluation": EvaluationOptions,
         "rendering": RenderingOptions,
     }
-    for key, kind in nested.items():
-        values[key] = kind(**values[key])
-    return ExperimentConfig(**values)
+    return ExperimentConfig(**values | {key: kind(**values[key]) for key, kind in nested.items()})
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -105,7 +105,12 @@ class TaskSequence:
         sequence: The tasks in the order in which they are learned.
         run: Where everything is written.
         given: Demonstration files by task; those of other tasks are collected.
+
+    Attributes:
+        counts: Whether the ledger counts what collecting takes: not where a finished run is only looked at.
     """
+
+    counts: bool = True
 
     def __init__(
         self,
@@ -137,17 +142,14 @@ class TaskSequence:
             check_perturbed(task, [config.evaluation], config.observation, config.plugins)
         if config.training.precision == "bfloat16" and emulates_bfloat16(resolve_device(config.device)):
             logger.warning("this CPU emulates bfloat16, many times slower than training.precision=float32")
-        declared, first = self.suite.ranges, self.sequence[0]
-        self.policy.set_statistics(
-            Statistics.from_ranges(declared) if declared else compute_statistics(self.demonstrations(first))
-        )
+        self.policy.set_statistics(self.statistics())
         self.federation = Federation(config, run)
         if learned:
             self.policy = run.restore(learned - 1, self.policy, self.strategy)
             self.strategy.bind(self.policy)
             self.federation.states = run.client_states(learned - 1)
         else:
-            self.policy.prepare(self.demonstrations(first), config.seed)
+            self.policy.prepare(self.demonstrations(self.sequence[0]), config.seed)
         replays = self.strategy.needs.raw_data and learned < len(self.sequence)
         if replays and caches_features(self.policy, config.training):
             for places in stages:  # what it replays from may have gone since
@@ -331,7 +333,8 @@ class TaskSequence:
             plugins=config.plugins,
         )
         first = next(place for place, each in enumerate(self.sequence) if each.name == task.name)
-        self.run.ledger.add(first, "collect", meter.spent())
+        if self.counts:
+            self.run.ledger.add(first, "collect", meter.spent())
         return WindowDataset(
             path,
             config.policy.chunk,
@@ -340,6 +343,13 @@ class TaskSequence:
             history=config.policy.history,
             lookback=config.policy.lookback,
             dimensions=self.dimensions,
+        )
+
+    def statistics(self) -> Statistics:
+        """What normalisation is made of: declared by the suite, or those of the first task's demonstrations."""
+        declared = self.suite.ranges
+        return (
+            Statistics.from_ranges(declared) if declared else compute_statistics(self.demonstrations(self.sequence[0]))
         )
 
     def fresh_policy(self) -> Policy:

@@ -45,6 +45,7 @@ class RunFolder:
         episodes/zero_shot.jsonl  episodes/stage_00.jsonl one row an episode
         videos/stage_00/<task>.mp4  tensorboard/         to look at
         ledger.json  metrics.json  report.html           what each stage took, results
+        probes/drift.json  probes/recovery.json ...      what `vla-cl probe` found, after the run
 
     A stage's checkpoint folder and a stage's episode file appear whole or not at all; what is there is complete.
     """
@@ -69,11 +70,7 @@ class RunFolder:
             FolderInUseError: Another process is running it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUseError(f"{self.path} is being run by another process; wait for it") from None
+        with self.locked():
             self._check_identity(config)
             for folder in (self.path, self.path / "episodes", self.path / "training"):
                 folder.mkdir(exist_ok=True)
@@ -85,6 +82,20 @@ class RunFolder:
                 self.path / "sequence.json",
                 [{"name": task.name, "instruction": task.instruction, "horizon": task.horizon} for task in sequence],
             )
+            yield
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Work in the folder, which must exist, alone.
+
+        Raises:
+            FolderInUseError: Another process does.
+        """
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUseError(f"{self.path} is being run by another process; wait for it") from None
             yield
 
     def is_finished(self, config: ExperimentConfig) -> bool:

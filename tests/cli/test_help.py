@@ -9,7 +9,7 @@ import pytest
 
 from vla_cl import __version__
 
-WORK = ["run", "grid", "collect", "data", "evaluate", "watch", "serve", "report", "compare"]
+WORK = ["run", "grid", "collect", "data", "evaluate", "probe", "watch", "serve", "report", "compare"]
 COMMANDS = [*WORK, "suites", "tasks", "policies", "strategies", "perturbations", "assets", "doctor"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,12 @@ class PolicyController(Controller):
         strategy: Bound to the policy; None is the policy as it is.
         device: Where the policy lives.
         execute: Actions executed of each chunk, at most the policy's own; None is the policy's configuration.
+
+    Attributes:
+        watch: Shown the observations, on the policy's device, before the policy acts on them; None: nobody watches.
     """
+
+    watch: Callable[[ObservationBatch], None] | None = None
 
     def __init__(
         self,
@@ -96,6 +101,8 @@ class PolicyController(Controller):
         actions = torch.empty(len(observation), self._policy.config.chunk, features.action_dim)
         for rows in self._groups(observation):
             part = observation if len(rows) == len(observation) else observation[rows]
+            if self.watch is not None:
+                self.watch(part)
             with torch.inference_mode(), self._strategy.acting_pass(part):
                 acted = self._policy.act(part, [seeds[row] for row in rows])
                 actions[rows] = self._strategy.decide(part, acted).float().cpu()

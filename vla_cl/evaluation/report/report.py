@@ -19,6 +19,7 @@ from vla_cl.evaluation.report.curves import loss_panels, mean_of_seen_tasks, suc
 from vla_cl.evaluation.report.episodes import FilmedEpisode, failures, filmed_pairs
 from vla_cl.evaluation.report.heat_map import DENSE_FROM, HeatRow, decimal, heat_map
 from vla_cl.evaluation.report.pages import render_page
+from vla_cl.evaluation.report.probes import probe_section
 from vla_cl.evaluation.report.protocols import EARLY_STOP, protocol_differences, settings_of
 from vla_cl.evaluation.report.runs import Run, Video, name_of, read_runs
 from vla_cl.evaluation.report.tables import (
@@ -129,6 +130,7 @@ def _render(runs: Sequence[Run]) -> str:
         losses=loss_panels(runs),
         metrics=metrics,
         protocol_differences=differences,
+        probes=probe_section(runs),
         needs=needs_line(runs),
         ledger=ledger_lines(runs),
         stage_columns=[*LEDGER_BYTES.values(), *LEDGER_SECONDS.values()],
