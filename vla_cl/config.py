@@ -7,6 +7,7 @@ nearest valid name.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -26,7 +27,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_cl.config_schema import schema_keys, store_schema, strategy_keys
@@ -213,8 +214,23 @@ def compose(overrides: Sequence[str], preset: str | None = None) -> list[Experim
     load_plugins([plugin for override in parsed if override.key_or_group == "plugins" for plugin in _plugins(override)])
     _check_names(parsed)
     store_schema(ExperimentConfig, _values(parsed, "strategy"))
-    choices = [_choices(override) for override in parsed]
-    return [_compose_one([_opened(text) for text in combination]) for combination in itertools.product(*choices)]
+    varies = [_is_swept_value(override, parsed) for override in parsed]
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    configs = []
+    for combination in itertools.product(*(_choices(override) for override in parsed)):
+        fixed = tuple(text for text, swept in zip(combination, varies, strict=True) if not swept)
+        if fixed not in bases:  # Hydra takes a third of a second, which a large grid would feel
+            bases[fixed] = _compose_one([_opened(text) for text in fixed])
+        configs.append(_varied(bases[fixed], [text for text, swept in zip(combination, varies, strict=True) if swept]))
+    return configs
+
+
+def _is_swept_value(override: Override, parsed: Sequence[Override]) -> bool:
+    """Whether an override sweeps over values of a plain key, which nothing else in the configuration hangs on."""
+    key = override.key_or_group
+    plain = key not in GROUPS and not key.startswith(tuple(f"{free}." for free in _FREE_KEYS))
+    alone = sum(other.key_or_group == key for other in parsed) == 1
+    return plain and alone and override.is_sweep_override() and not (override.is_add() or override.is_delete())
 
 
 def _choices(override: Override) -> list[str]:
@@ -265,16 +281,26 @@ def _opened(override: str) -> str:
     return f"++{override}" if free else override
 
 
-def _compose_one(overrides: list[str]) -> ExperimentConfig:
+def _compose_one(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("vla_cl.configs", version_base="1.3"):
-            composed = hydra_compose("config", overrides=overrides)
+            return hydra_compose("config", overrides=overrides)
+    except HydraException as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _varied(base: DictConfig, overrides: list[str]) -> ExperimentConfig:
+    """The experiment of a composed configuration with some of its plain values changed."""
+    composed = copy.deepcopy(base) if overrides else base
+    try:
+        for override in _parse(overrides):
+            OmegaConf.update(composed, override.key_or_group, override.value())
         if OmegaConf.is_missing(composed, "suite"):
             raise ConfigurationError("no suite was given; say suite=NAME (vla-cl suites lists all)")
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
         return _instantiate(values)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise ConfigurationError(_one_line(error)) from error
 
 

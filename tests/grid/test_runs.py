@@ -11,6 +11,7 @@ from vla_cl.cli.grid_progress import runs_table
 from vla_cl.config import ExperimentConfig, compose
 from vla_cl.errors import ConfigurationError
 from vla_cl.grid import State, grid_runs, progress_of
+from vla_cl.tasks import get_suite
 
 
 def configs(folder: Path, *overrides: str) -> list[ExperimentConfig]:
@@ -24,6 +25,16 @@ def test_each_configuration_is_one_run_in_one_simulator_process(tmp_path: Path) 
     assert [run.name for run in runs] == [config.folder.name for config in configs(tmp_path, "seed=0,1")]
     assert runs[0].log == tmp_path / "logs" / f"{runs[0].name}.log"
     assert all(run.state is State.WAITING for run in runs)
+
+
+def test_each_order_is_a_run_of_the_same_tasks(tmp_path: Path) -> None:
+    runs = grid_runs(configs(tmp_path, "strategy=replay,ewc", "order=default,reversed", "seed=0,1", "length=null"))
+    assert len({run.name for run in runs}) == len(runs) == 8
+    orders = {
+        run.config.order: [task.name for task in get_suite("mw5").sequence(run.config.order, run.config.length)]
+        for run in runs
+    }
+    assert orders["reversed"] == orders["default"][::-1] and len(orders["default"]) == 5
 
 
 def test_a_run_that_asks_for_simulator_processes_gets_them(tmp_path: Path) -> None:

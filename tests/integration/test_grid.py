@@ -267,15 +267,24 @@ def two_nodes() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def test_a_run_whose_machine_goes_away_goes_on_on_another(
-    tmp_path: Path, fallible: Path, demonstrations: Path, two_nodes: tuple[str, dict[str, str]]
+    tmp_path: Path, fallible: Path, finished: Finished, demonstrations: Path, two_nodes: tuple[str, dict[str, str]]
 ) -> None:
     address, users = two_nodes
     overrides = ("seed=0", "strategy=unplugged", "--plugin", str(fallible), "--address", address)
     words = command(*line(tmp_path / "runs", demonstrations, *overrides))
     done = subprocess.run(words, env=users, capture_output=True, text=True, timeout=1800, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "Unplugged-first-step").read_text() == "21"
-    assert len(table_of(tmp_path / "runs")["rows"]) == 1
+    assert (tmp_path / "Unplugged-first-step").read_text() == "21", "it goes on from the checkpoint of step 20"
+    assert "waiting: its process was killed" in done.stderr
+    (folder,) = folders_of(tmp_path / "runs")
+    assert (tmp_path / "runs" / "logs" / f"{folder.name}.log").read_text().count("started on") == 2
+    sequential = next(each for each in folders_of(finished[0]) if "-sequential-seed0-" in each.name)
+    assert weights_of(folder) == weights_of(sequential)
+    (row,) = table_of(tmp_path / "runs")["rows"]
+    alone = json.loads((sequential / "metrics.json").read_text())
+    assert {name: row["metrics"][name]["values"] for name in ("final_average", "learning_accuracy")} == {
+        name: [alone[name]] for name in ("final_average", "learning_accuracy")
+    }
 
 
 def test_an_interrupt_ends_every_process_and_says_how_to_go_on(tmp_path: Path, demonstrations: Path) -> None:
