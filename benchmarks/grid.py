@@ -1,7 +1,7 @@
 """A grid of runs on the cores of this machine, against one process, and against itself after a kill.
 
     python benchmarks/grid.py
-    python benchmarks/grid.py --steps 20 --episodes 1 --strategies sequential --seeds 1   # does it work here?
+    python benchmarks/grid.py --steps 30 --episodes 1 --strategies sequential   # does it work here?
 
 Three strategies in two orders from two seeds learn `mw5` with the policy `lowdim`: twelve runs. Demonstrations are
 collected first, and are not timed. Then the same runs are done three times, each by one command:
@@ -53,7 +53,7 @@ def overrides(options: argparse.Namespace, data: Path) -> list[str]:
         f"order={','.join(options.orders)}",
         f"seed={','.join(map(str, range(options.seeds)))}",
         f"training.steps={options.steps}",
-        "training.checkpoint_every=100",
+        f"training.checkpoint_every={max(1, options.steps // 3)}",
         "collection.episodes=10",
         f"evaluation.episodes={options.episodes}",
         f"evaluation.slots={options.episodes}",
@@ -112,8 +112,8 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["sequential", "replay", "ewc"])
     parser.add_argument("--orders", nargs="+", default=["default", "reversed"])
     parser.add_argument("--seeds", type=int, default=2, help="how many, from 0")
-    parser.add_argument("--steps", type=int, default=600, help="of training, a task")
-    parser.add_argument("--episodes", type=int, default=6, help="of evaluation, a task and stage")
+    parser.add_argument("--steps", type=int, default=150, help="of training, a task")
+    parser.add_argument("--episodes", type=int, default=3, help="of evaluation, a task and stage")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a grid")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vla-cl-grid-") as place:

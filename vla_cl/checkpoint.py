@@ -12,7 +12,7 @@ from typing import Any
 
 from vla_cl import __version__
 from vla_cl.config import observation_for
-from vla_cl.envs import EnvironmentPool, EnvironmentSpec, ObservationOptions, RenderingOptions
+from vla_cl.envs import EnvironmentSpec, ObservationOptions, RenderingOptions
 from vla_cl.envs.assets import use_asset_roots
 from vla_cl.errors import CheckpointError, ConfigurationError, UnknownNameError
 from vla_cl.evaluation import (
@@ -26,6 +26,7 @@ from vla_cl.evaluation import (
     check_task,
     rollout,
 )
+from vla_cl.evaluation.workers import simulators
 from vla_cl.files import file_checksum
 from vla_cl.policies import Policy
 from vla_cl.progress import Counter, progress_bar
@@ -271,7 +272,7 @@ def evaluate_trial(
     total = len(trial.tasks) * sum(options.episodes for options in conditions)
     rows: list[list[EpisodeRow]] = []
     with (
-        EnvironmentPool(conditions[0].processes) as pool,
+        simulators(conditions[0]) as pool,
         progress_bar(f"evaluating {len(trial.tasks)} tasks", total) as advance,
     ):
         counter = Counter(advance)

@@ -132,9 +132,12 @@ class ExperimentConfig:
             values.pop(key)
         values["collection"].pop("processes", None)
         values["evaluation"].pop("processes", None)
+        values["evaluation"].pop("workers")
         values["federation"].pop("backend")
         if not self.evaluation.early_stop.asked_for:
             values["evaluation"].pop("early_stop")  # runs without it are what they were before there was any
+        if values["training"]["processes"] == 1:
+            values["training"].pop("processes")
         return values | self.dataset_identity()
 
     def dataset_identity(self) -> dict[str, str]:

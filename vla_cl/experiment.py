@@ -25,7 +25,6 @@ from vla_cl.data import (
     needed_cameras,
 )
 from vla_cl.energy import machine_energy
-from vla_cl.envs import EnvironmentPool
 from vla_cl.envs.assets import use_asset_roots
 from vla_cl.evaluation import (
     EpisodeRow,
@@ -38,11 +37,12 @@ from vla_cl.evaluation import (
 )
 from vla_cl.evaluation.report import write_report
 from vla_cl.evaluation.together import rows_in_turn
+from vla_cl.evaluation.workers import simulators
 from vla_cl.federation import Federation, Learner, check_federation
 from vla_cl.files import write_json
 from vla_cl.ledger import costs
 from vla_cl.meter import Meter
-from vla_cl.needs import check_boundaries, check_needs, enforce_needs
+from vla_cl.needs import check_boundaries, check_needs, check_training, enforce_needs
 from vla_cl.policies import Policy, PolicyFeatures, build_policy
 from vla_cl.progress import Counter, progress_bar
 from vla_cl.run_folder import RunFolder
@@ -66,6 +66,7 @@ from vla_cl.training import (
     fit,
     limit_threads,
     resolve_device,
+    training_processes,
     with_cached_features,
 )
 
@@ -135,6 +136,7 @@ class TaskSequence:
         stages = config.federation.stages(len(self.sequence))  # one task each, unless clients learn some at once
         learned = max((stage + 1 for stage in range(len(self.sequence)) if run.is_trained(stage)), default=0)
         check_boundaries(config, self.strategy)
+        check_training(config, self.strategy)
         check_federation(config, self.strategy, len(self.sequence))
         self.policy: Policy = self.fresh_policy()
         check_needs(config, self.strategy, self.policy)
@@ -157,10 +159,14 @@ class TaskSequence:
                     self.featured(learner.data)
 
         with ExitStack() as stack:
-            self.pool = stack.enter_context(EnvironmentPool(config.evaluation.processes))
+            self.pool = stack.enter_context(simulators(config.evaluation))
             tensorboard = TensorBoardLog(run.path / "tensorboard", config.training.steps)
             self.log = stack.enter_context(closing(tensorboard))
             stack.enter_context(closing(self.federation))
+            if learned < len(self.sequence):
+                self.replicas = stack.enter_context(
+                    training_processes(config.training, config.device, config.threads, config.plugins)
+                )
             if not learned and config.evaluation.zero_shot:
                 self.evaluate([-1])
             for places in stages:
@@ -200,6 +206,7 @@ class TaskSequence:
                 meter=meter,
                 on_row=on_row,
                 on_step=advance,
+                replicas=self.replicas,
             )
         if told:
             self.strategy.end_task(task, self.policy, demonstrations)

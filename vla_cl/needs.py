@@ -6,7 +6,7 @@ from vla_cl.config import ExperimentConfig
 from vla_cl.errors import ConfigurationError
 from vla_cl.policies import Policy
 from vla_cl.strategies import STRATEGIES, Strategy
-from vla_cl.training import free_memory
+from vla_cl.training import check_processes, free_memory
 
 
 def check_boundaries(config: ExperimentConfig, strategy: Strategy) -> None:
@@ -58,6 +58,20 @@ def check_protocol(config: ExperimentConfig, strategy: Strategy) -> None:
         raise ConfigurationError(
             f"strategy {config.strategy['name']!r} must be told at test which task it faces, and "
             "evaluation.task_identity=false withholds that; use a strategy that finds out by itself (vla-cl strategies)"
+        )
+
+
+def check_training(config: ExperimentConfig, strategy: Strategy) -> None:
+    """Hold a strategy and the machine to the processes that are to train together.
+
+    Raises:
+        ConfigurationError: The strategy must see whole batches, or there are not as many processes or GPUs.
+    """
+    check_processes(config.training, config.device)
+    if config.training.processes > 1 and strategy.whole_batches:
+        raise ConfigurationError(
+            f"strategy {config.strategy['name']!r} cannot be trained by several processes: {strategy.whole_batches}; "
+            "use training.processes=1"
         )
 
 

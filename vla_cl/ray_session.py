@@ -8,17 +8,22 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vla_cl.environ import environment_variables
 from vla_cl.errors import ConfigurationError, VlaClError
 
 _OBJECT_STORE_BYTES = 80 * 1024**2  # the least that Ray takes; runs and clients pass files, not objects
-_ATTEMPTS = 4
+_ATTEMPTS = 6
+_START_SECONDS = 240.0
+_LOOK_SECONDS = 0.2
 _LONGEST_ROOT = 30  # characters: the path of a socket may have 107, most of them Ray's
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 _ALONE = {
@@ -61,17 +66,44 @@ def local_cluster(cores: int) -> Iterator[Any]:
     """
     root = tempfile.mkdtemp(prefix="vla-cl-", dir="/tmp" if len(tempfile.gettempdir()) > _LONGEST_ROOT else None)
     try:
-        with _environment(_QUIET | _ALONE | {"RAY_AUTH_TOKEN": _token()}):
+        with environment_variables(_QUIET | _ALONE | {"RAY_AUTH_TOKEN": _token()}):
             import ray
 
             try:
-                _start(ray, cores, root)
+                with patience(ray):
+                    _start(ray, cores, root)
                 with _terminations_as_interrupts():
                     yield ray
             finally:
                 ray.shutdown()
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def shared_cluster(used_by: str, address: str | None = None, least: int | None = None) -> Iterator[Any]:
+    """Ray's module, with the cluster that this process belongs to already; else the one at `address`, or that
+    `RAY_ADDRESS` names; else one of this machine's cores, which ends with the block.
+
+    Args:
+        used_by: What needs it, for the error message.
+        address: "auto" or "HOST:PORT"; None where any cluster will do.
+        least: Cores that a cluster of this machine's is to have at least; there may be fewer.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or there is no cluster at the address.
+        VlaClError: Ray does not start.
+    """
+    check_ray(used_by)
+    known = sys.modules.get("ray")  # importing it here would be too early for a cluster of our own
+    if known is not None and known.is_initialized():
+        yield known
+    elif address is not None or "RAY_ADDRESS" in os.environ:
+        with joined_cluster(address) as ray:
+            yield ray
+    else:
+        with local_cluster(max(len(os.sched_getaffinity(0)), least or 1)) as ray:
+            yield ray
 
 
 @contextmanager
@@ -84,7 +116,7 @@ def joined_cluster(address: str | None) -> Iterator[Any]:
     Raises:
         ConfigurationError: There is no such cluster.
     """
-    with _environment(_QUIET):
+    with environment_variables(_QUIET):
         import ray
 
         try:
@@ -105,8 +137,32 @@ def told(error: BaseException) -> str:
     return line.split(". ", 1)[0] or type(error).__name__
 
 
+@contextmanager
+def patience(ray: Any) -> Iterator[None]:
+    """Let Ray wait for its own node longer than its half a minute, which a busy machine may need, while all that it has
+    started is alive.
+    """
+    services = ray._private.services
+    look_once, deadline, before = services.get_node, time.monotonic() + _START_SECONDS, _children()
+
+    def look(*arguments: Any) -> Any:
+        while True:
+            try:
+                return look_once(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline or any(_has_ended(each) for each in _children() - before):
+                    raise
+                time.sleep(_LOOK_SECONDS)
+
+    services.get_node = look
+    try:
+        yield
+    finally:
+        services.get_node = look_once
+
+
 def _start(ray: Any, cores: int, root: str) -> None:
-    """Start a cluster whose files lie in a folder. Ray gives itself half a minute, which a busy machine may exceed.
+    """Start a cluster whose files lie in a folder; what was given up is tried again, without what it left.
 
     Raises:
         VlaClError: It does not start.
@@ -138,27 +194,20 @@ def _children() -> set[int]:
     return {int(each) for each in Path(f"/proc/{os.getpid()}/task/{thread}/children").read_text().split()}
 
 
+def _has_ended(process: int) -> bool:
+    """Whether a process only waits to be reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 @functools.cache
 def _token() -> str:
     """What keeps other users of this machine out: one a process, since Ray reads it once, and in memory, since Ray
     would write it into the home folder.
     """
     return secrets.token_hex(32)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the block lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -117,10 +117,10 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
-        stored = flatten(json.loads(path.read_text()))
+        stored = {"training.processes": 1} | flatten(json.loads(path.read_text()))  # which older runs do not say
         wanted = flatten({**to_dict(config), **config.dataset_identity()})
         places = {"output", "data", "name", "dataset", "dataset_instructions"}
-        places |= {"collection.processes", "evaluation.processes", "federation.backend"}
+        places |= {"collection.processes", "evaluation.processes", "evaluation.workers", "federation.backend"}
         if not config.evaluation.early_stop.asked_for:
             places.add("evaluation.early_stop.error")  # without a rule it means nothing
         for key in sorted((stored.keys() | wanted.keys()) - places):

@@ -242,11 +242,23 @@ def test_runs_that_fail_leave_the_others_alone_and_a_killed_one_is_resumed(
 
 NODES = """
 import sys
+import ray
 from ray.cluster_utils import Cluster
+from vla_cl.ray_session import patience
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-for _ in range(2):
-    cluster.add_node(num_cpus=1)
+def started():
+    with patience(ray):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+    return cluster
+
+for attempt in range(5):
+    try:
+        cluster = started()
+        break
+    except Exception as error:  # on a machine that is too busy
+        print(error, file=sys.stderr)
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()

@@ -84,6 +84,9 @@ def evaluate(
         None, "--rendering", metavar="BACKEND", help="auto, egl, osmesa or raycast (default: the run's)."
     ),
     processes: int | None = typer.Option(None, "--processes", min=1, help="Simulator processes (default: one a core)."),
+    workers: str = typer.Option(
+        "local", "--workers", metavar="WHERE", help="Where simulators run: local, ray, or HOST:PORT of a Ray cluster."
+    ),
     output: Path | None = typer.Option(None, "--output", metavar="FILE.jsonl", help="Write one row an episode here."),
     videos: Path | None = typer.Option(None, "--videos", metavar="FOLDER", help="Film each task's first episode here."),
     picture: Path | None = typer.Option(
@@ -142,6 +145,7 @@ def evaluate(
         arguments=arguments_of(argument or []),
         videos=1 if videos else 0,
         processes=processes,
+        workers=workers,
     )
 
     conditions = perturbed_in_turn(perturb or [], options)

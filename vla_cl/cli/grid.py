@@ -10,6 +10,7 @@ import typer
 from vla_cl.cli.compare import PAGE
 from vla_cl.cli.output import print_table, progress, results
 from vla_cl.cli.run import check, composed, print_config
+from vla_cl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,10 @@ def grid(
             print_config(config)
         return
     from vla_cl.grid import grid_runs, run_grid
+    from vla_cl.training import launched_count
 
+    if (launched_count() or 1) > 1:
+        raise ConfigurationError("a launcher is for vla-cl run; a grid starts the processes of its runs by itself")
     runs = grid_runs(configs)
     for run in runs:  # all of them, before the first takes its minutes
         check(run.config)

@@ -54,11 +54,15 @@ def run(
         check(config)
 
     from vla_cl.cli.jobs import run_all
+    from vla_cl.cli.launched import launched
     from vla_cl.evaluation.report import write_report
 
-    for config in configs:
-        progress().print(f"run {config.folder}", soft_wrap=True, markup=False)
-    folders = run_all(configs, jobs)
+    with launched(configs, jobs) as is_first:
+        if not is_first:
+            return
+        for config in configs:
+            progress().print(f"run {config.folder}", soft_wrap=True, markup=False)
+        folders = run_all(configs, jobs)
     report = folders[0] / "report.html"
     if len(folders) > 1:
         report = write_report(folders, Path(configs[0].output) / "report.html")
@@ -92,7 +96,7 @@ def check(config: ExperimentConfig) -> None:
     from vla_cl.envs.assets import use_asset_roots
     from vla_cl.evaluation import check_task
     from vla_cl.federation import check_federation
-    from vla_cl.needs import check_boundaries, check_protocol
+    from vla_cl.needs import check_boundaries, check_protocol, check_training
     from vla_cl.policies import check_policy
     from vla_cl.strategies import build_strategy
     from vla_cl.tasks import get_suite
@@ -110,6 +114,7 @@ def check(config: ExperimentConfig) -> None:
     strategy = build_strategy(config.strategy["name"], config.strategy_options, config.seed)
     check_boundaries(config, strategy)
     check_protocol(config, strategy)
+    check_training(config, strategy)
     check_federation(config, strategy, len(sequence))
     check_policy(config.policy)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,21 @@ from vla_cl.errors import ConfigurationError, SimulationError, VlaClError
 __all__ = ["ChunkResult", "EnvironmentPool", "EpisodeStart", "WorkerDiedError"]
 
 _WORKER = "vla_cl.envs.worker"
+
+
+class PoolWorker(Protocol):
+    """A process that simulates, wherever it is; see `vla_cl.envs.process.WorkerProcess`."""
+
+    @property
+    def process_id(self) -> int: ...
+
+    def wait_until_ready(self) -> None: ...
+
+    def send(self, method: str, argument: Any) -> None: ...
+
+    def receive(self) -> tuple[VlaClError | None, Any]: ...
+
+    def end(self) -> None: ...
 
 
 class WorkerDiedError(SimulationError):
@@ -51,15 +67,17 @@ class EnvironmentPool:
 
     Args:
         processes: How many; None is one for each core that this process may use.
+        start_worker: Starts one of them; None is on this machine.
     """
 
-    def __init__(self, processes: int | None = None) -> None:
+    def __init__(self, processes: int | None = None, start_worker: Callable[[], PoolWorker] | None = None) -> None:
         if processes is None:
             processes = len(os.sched_getaffinity(0))
         if processes < 1:
             raise ConfigurationError(f"processes must be at least 1, got {processes}")
         self.processes = processes
-        self._processes: dict[int, WorkerProcess] = {}
+        self._start_worker = start_worker or partial(WorkerProcess, _WORKER)
+        self._processes: dict[int, PoolWorker] = {}
         self._running: set[int] = set()
         self._finalizer = weakref.finalize(self, _end_all, self._processes)
 
@@ -146,7 +164,7 @@ class EnvironmentPool:
 
     def _start_processes(self, indices: Iterable[int]) -> None:
         """Start those that do not run yet, all at once."""
-        new = {index: WorkerProcess(_WORKER) for index in indices if index not in self._processes}
+        new = {index: self._start_worker() for index in indices if index not in self._processes}
         self._processes.update(new)
         for process in new.values():
             process.wait_until_ready()
@@ -160,7 +178,7 @@ def _settled(episode: EpisodeStart) -> EpisodeStart:
     return replace(episode, spec=replace(spec, rendering=settled(spec.rendering)))
 
 
-def _end_all(processes: dict[int, WorkerProcess]) -> None:
+def _end_all(processes: dict[int, PoolWorker]) -> None:
     while processes:
         _, process = processes.popitem()
         process.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,9 @@ from vla_cl.envs.perturbations import read_perturbations
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.instructions import TOLD
 from vla_cl.evaluation.stopping import EarlyStop
+
+LOCAL, OWN_CLUSTER = "local", "ray"
+_ADDRESS = re.compile(r"\S+:\d+")
 
 
 @dataclass
@@ -36,6 +40,9 @@ class EvaluationOptions:
         early_stop: When a task's remaining episodes at a stage are left out; all are played by default.
         videos: Episodes of each task that are filmed, the first ones.
         processes: Simulator processes; None is one for each core.
+        workers: Where they are: "local", on this machine; "ray", on the Ray cluster that this process belongs to or
+            that `RAY_ADDRESS` names, else on one of this machine's cores; or a cluster's "HOST:PORT". Rows do not
+            depend on it.
 
     Raises:
         ConfigurationError: A value cannot be used.
@@ -54,6 +61,7 @@ class EvaluationOptions:
     early_stop: EarlyStop = field(default_factory=EarlyStop)
     videos: int = 1
     processes: int | None = None
+    workers: str = LOCAL
 
     def __post_init__(self) -> None:
         if isinstance(self.early_stop, Mapping):  # of a file
@@ -67,6 +75,10 @@ class EvaluationOptions:
         if self.processes is not None and self.processes < 1:
             raise ConfigurationError(
                 f"evaluation.processes must be at least 1, or null for one a core, got {self.processes}"
+            )
+        if self.workers not in (LOCAL, OWN_CLUSTER, "auto") and not _ADDRESS.fullmatch(self.workers):
+            raise ConfigurationError(
+                f"evaluation.workers must be local, ray, or the HOST:PORT of a Ray cluster, got {self.workers!r}"
             )
         if self.split not in ("test", "selection"):
             raise ConfigurationError(f"evaluation.split must be test or selection, got {self.split!r}")

@@ -26,6 +26,11 @@ def check_federation(config: ExperimentConfig, strategy: Strategy, tasks: int) -
         raise ConfigurationError(
             "a federation learns in stages that begin and end; use blur=0 boundaries=known, or federation.clients=0"
         )
+    if config.training.processes > 1:
+        raise ConfigurationError(
+            f"training.processes={config.training.processes} is for one learner; the clients of a federation train "
+            "side by side with federation.backend=ray"
+        )
     if options.rounds > config.training.steps:
         raise ConfigurationError(
             f"federation.rounds={options.rounds} is more than training.steps={config.training.steps}; lower it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from vla_cl.config import ExperimentConfig
 from vla_cl.errors import SimulationError, VlaClError
 from vla_cl.federation.client import Client
-from vla_cl.ray_session import joined_cluster, local_cluster, told
+from vla_cl.ray_session import shared_cluster, told
 from vla_cl.training import resolve_device
 
 
@@ -62,14 +61,8 @@ class RayClients:
     def _connected(self) -> Any:
         """Ray's module, with a cluster behind it."""
         if self._ray is None:
-            known = sys.modules.get("ray")  # importing it here would be too early for a cluster of their own
-            if known is not None and known.is_initialized():
-                self._ray = known
-            elif "RAY_ADDRESS" in os.environ:
-                self._ray = self._session.enter_context(joined_cluster(None))
-            else:
-                cores = max(len(os.sched_getaffinity(0)), self.config.federation.clients)
-                self._ray = self._session.enter_context(local_cluster(cores))
+            cluster = shared_cluster("federation.backend=ray", least=self.config.federation.clients)
+            self._ray = self._session.enter_context(cluster)
         return self._ray
 
 

@@ -39,7 +39,7 @@ class Cluster:
         Runs on a CPU follow each other in a process, which need not import everything again. A run on a GPU, whose
         memory is free again only when its process ends, and a second attempt have a process of their own.
         """
-        needed = max(config.threads, config.evaluation.processes or 1)
+        needed = max(config.threads * config.training.processes, config.evaluation.processes or 1)
         place: dict[str, Any] = {
             "num_cpus": needed if self._cores is None else min(needed, self._cores),
             "num_gpus": self._gpus_of(config),
@@ -80,7 +80,8 @@ class Cluster:
     def _gpus_of(self, config: ExperimentConfig) -> float:
         if self._gpus is not None:
             return self._gpus
-        return 1.0 if config.device != "cpu" and self._ray.cluster_resources().get("GPU", 0) else 0.0
+        some = config.device != "cpu" and self._ray.cluster_resources().get("GPU", 0)
+        return float(config.training.processes) if some else 0.0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vla_cl.config import ExperimentConfig
 from vla_cl.errors import ConfigurationError
+from vla_cl.evaluation.options import LOCAL
 from vla_cl.tasks import get_suite
 
 
@@ -84,16 +85,16 @@ class RunProgress:
 def grid_runs(configs: Sequence[ExperimentConfig]) -> list[GridRun]:
     """The runs that configurations describe, each once.
 
-    Runs share the cores, so each simulates in one process unless it asks for more, and the clients of a federation
-    work one after another. No number depends on either.
+    Runs share the cores, so each simulates where it runs, in one process unless it asks for more, and the clients of a
+    federation work one after another. No number depends on either.
 
     Raises:
         ConfigurationError: Different configurations share a folder.
     """
     runs: dict[Path, GridRun] = {}
     for config in configs:
-        if config.evaluation.processes is None:
-            config = replace(config, evaluation=replace(config.evaluation, processes=1))
+        processes = config.evaluation.processes or 1
+        config = replace(config, evaluation=replace(config.evaluation, processes=processes, workers=LOCAL))
         config = replace(config, federation=replace(config.federation, backend="process"))
         known = runs.get(config.folder)
         if known is not None and known.config.identity() != config.identity():

@@ -80,6 +80,9 @@ class Strategy:
         task_free: Whether it also works where it is told of no boundary: `begin_task` comes once, before the first
             step, `end_task` never, and all it learns from are batches (`Batch.origin` tells which windows they are).
         task_free_with: The option with which it does, where it does not by default: "keep=reservoir".
+        whole_batches: Why a process must see whole batches, for a strategy whose `loss` or `training_pass` does more
+            than a mean over rows: it counts, stores or draws. It is not trained by several processes then
+            (`training.processes`), each of which sees its rows in these two, and everything in the other verbs.
         extra_passes: Forward passes of a step beyond the one that every strategy makes, in whole batches; the report
             prints it. A property where it depends on the stage or the options.
         acting_passes: The same for one query when acting.
@@ -95,6 +98,7 @@ class Strategy:
     needs: ClassVar[Needs] = Needs()
     task_free: ClassVar[bool] = False
     task_free_with: ClassVar[str] = ""
+    whole_batches: ClassVar[str] = ""
     extra_passes: float = 0.0
     acting_passes: float = 0.0
     policy: Policy

@@ -38,6 +38,7 @@ class Composition(Strategy):
         super().__init__(None, seed)
         self.parts = dict(parts)
         self.needs = combined_needs(list(self.parts))  # type: ignore[misc]
+        self.whole_batches = next((part.whole_batches for part in self.parts.values() if part.whole_batches), "")  # type: ignore[misc]
         self.task_free = all(part.task_free for part in self.parts.values())  # type: ignore[misc]
 
     def check(self, policy: Policy) -> None:

@@ -62,6 +62,7 @@ class DERPP(Strategy):
 
     needs: ClassVar[Needs] = Needs(raw_data=True)
     task_free: ClassVar[bool] = True
+    whole_batches: ClassVar[str] = "it stores what the policy predicts of every row of a batch"
 
     @dataclass
     class Options:

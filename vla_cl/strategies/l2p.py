@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class L2P(PromptStrategy):
 
     Without a first task that trains the whole policy it needs no boundaries.
     """
+
+    whole_batches: ClassVar[str] = "it counts which prompts the rows of a batch take"
 
     @dataclass
     class Options(PromptStrategy.Options):

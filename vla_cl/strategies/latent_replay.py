@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class LatentReplay(Strategy):
     the paper's slowed learning, and every head's own loss on what is replayed. Contexts are stored as the images are,
     without augmentation. A strategy that trains adapters in the backbone does not go together with this one.
     """
+
+    whole_batches: ClassVar[str] = "it draws what it replays inside its loss"
 
     @dataclass
     class Options:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class LLaVAc(Distillation):
     little of it is dropped, and a direction that earlier tasks have moved the matrix along is gone only as far as
     balances them. The first task's changes are kept whole.
     """
+
+    whole_batches: ClassVar[str] = "it draws inquiries inside its loss"
 
     @dataclass
     class Options:

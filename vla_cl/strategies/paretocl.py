@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class ParetoCL(Rehearsal):
     preference is found when acting, since the paper's choice, also sample by sample, rests on a classifier's outputs. A
     head that samples nothing is as sure of each candidate, and acts by the balanced one.
     """
+
+    whole_batches: ClassVar[str] = "it draws a batch's preferences row by row"
 
     @dataclass
     class Options(Rehearsal.Options):

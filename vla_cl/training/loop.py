@@ -23,6 +23,7 @@ from vla_cl.training.checkpoint import IntervalCheckpoints, load_optimiser_state
 from vla_cl.training.compilation import compiled_head_loss
 from vla_cl.training.options import TrainingOptions, autocast_for, learning_rate_at
 from vla_cl.training.prefetch import prefetched
+from vla_cl.training.replicas import ALONE, Replicas
 from vla_cl.training.stream import TaskStream
 from vla_cl.training.watch import Watch, check_weights, explained
 
@@ -65,6 +66,7 @@ def fit(
     meter: Meter | None = None,
     on_row: Callable[[TrainingRow], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    replicas: Replicas = ALONE,
 ) -> None:
     """Fit `policy` to one task's demonstrations, in place.
 
@@ -85,13 +87,63 @@ def fit(
         meter: Of the stage so far; what it says is kept in checkpoints, too.
         on_row: Receives a row of the log every `options.log_every` steps.
         on_step: Receives the number of steps done.
+        replicas: The processes that train together, of which this is the first.
 
     Raises:
-        SimulationError: A loss, a gradient or a weight is not finite any more; nothing of it was kept.
+        SimulationError: A loss, a gradient or a weight is not finite any more, and nothing of it was kept; or another
+            of the processes is gone.
     """
     stage_seed = derive_seed(seed, "train", stage)
-    device = next(policy.parameters()).device
     stream = data if isinstance(data, TaskStream) else TaskStream(data, options.batch_size, stage_seed)
+    job = {
+        "policy": policy,
+        "stream": stream,
+        "strategy": strategy,
+        "options": options,
+        "seed": stage_seed,
+        "until": until,
+        "saved": checkpoints.latest() if checkpoints else None,
+    }
+    replicas.lead(job)
+    with explained(stream.read, stage, checkpoints):
+        train(
+            **job,  # type: ignore[arg-type]
+            checkpoints=checkpoints,
+            meter=meter,
+            on_row=on_row,
+            on_step=on_step,
+            replicas=replicas,
+        )
+
+
+def train(
+    policy: Policy,
+    stream: TaskStream,
+    strategy: Strategy,
+    options: TrainingOptions,
+    *,
+    seed: int,
+    until: int | None,
+    saved: Mapping[str, Any] | None,
+    checkpoints: IntervalCheckpoints | None = None,
+    meter: Meter | None = None,
+    on_row: Callable[[TrainingRow], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    replicas: Replicas = ALONE,
+) -> None:
+    """What each of the processes that train together does; arguments are those of `fit`, but for these.
+
+    Args:
+        stream: What is read step by step.
+        seed: Of the stage.
+        saved: The checkpoint from which it goes on; None begins at the beginning.
+        checkpoints: Where interval checkpoints go; of the first process alone.
+
+    Raises:
+        NotFiniteError: A loss, a gradient or a weight is not finite any more; nothing of it was kept.
+        SimulationError: Another of the processes is gone.
+    """
+    device = next(policy.parameters()).device
     strategy.begin_training(options.steps, partial(autocast_for, options, device))
     parameters = trained_parameters(policy, strategy)
     last = options.steps if until is None else until
@@ -109,7 +161,6 @@ def fit(
     imitation: list[Tensor] = []
     done = 0
 
-    saved = checkpoints.latest() if checkpoints else None
     if saved is not None:
         done = _restore(saved, policy, optimiser, parameters, average, strategy)
         if meter and saved.get("spent"):
@@ -123,18 +174,18 @@ def fit(
 
     policy.train()
     steps = range(done, last)
-    with explained(stream.read, stage, checkpoints), prefetched(read, steps) as batches:
+    with prefetched(read, steps) as batches:
         for step, drawn in zip(steps, batches, strict=True):
-            torch.manual_seed(derive_seed(stage_seed, "global", step))
+            torch.manual_seed(derive_seed(seed, "global", step))
             rate = learning_rate_at(step, options)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
 
             batch = strategy.batch(drawn).to(device, non_blocking=True)
             optimiser.zero_grad(set_to_none=True)
-            loss, imitated = _backward(
-                policy, strategy, batch, options, torch_generator(stage_seed, "noise", step), device, head_loss
-            )
+            generator = torch_generator(seed, "noise", step)
+            own = _backward(policy, strategy, batch, options, generator, device, head_loss, replicas)
+            loss, imitated = replicas.summed(parameters.values(), own)
             strategy.gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters.values(), options.clip or math.inf)
             watch.note(step, loss, norm)
@@ -147,6 +198,7 @@ def fit(
             finished = step + 1
             if finished % options.log_every == 0 or finished == options.steps:
                 watch.check()
+                replicas.align(parameters.values())
                 row = TrainingRow(
                     step=finished,
                     loss=float(loss),
@@ -183,14 +235,18 @@ def _backward(
     generator: torch.Generator,
     device: torch.device,
     head_loss: HeadLoss | None,
-) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a batch's loss, part by part; that loss, and the imitation loss in it, without gradient."""
+    replicas: Replicas,
+) -> Tensor:
+    """Add the gradients of a batch's loss, part by part, as far as it is on the rows of this process: what these rows
+    contribute to that loss, and to the imitation loss in it, (2,) without gradient.
+    """
     with autocast_for(options, device):
         batch, noise = policy.draw(batch, generator)
-    size = math.ceil(len(batch) / options.accumulate)
-    losses, imitated = [], []
-    for start in range(0, len(batch), size):
-        rows = slice(start, start + size)
+    own = replicas.rows(len(batch))
+    size = max(1, math.ceil((own.stop - own.start) / options.accumulate))
+    contributed = torch.zeros(2, device=device)
+    for start in range(own.start, own.stop, size):
+        rows = slice(start, min(start + size, own.stop))
         part = batch if size == len(batch) else batch[rows]
         share = len(part) / len(batch)
         with strategy.training_pass(part):
@@ -198,9 +254,8 @@ def _backward(
                 output = policy.imitate(part, noise[rows], head_loss)
                 loss = (output.loss.mean() + strategy.loss(part, output)) * share
             loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-        imitated.append(output.loss.detach().mean() * share)
-    return torch.stack(losses).sum(), torch.stack(imitated).sum()
+        contributed += torch.stack([loss.detach(), output.loss.detach().mean() * share])
+    return contributed
 
 
 def _optimiser(

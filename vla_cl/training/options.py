@@ -22,6 +22,8 @@ class TrainingOptions:
         batch_size: Windows a step, replayed ones included.
         accumulate: Parts into which a step's batch is cut, one after another, so that it fits in memory; gradients add
             up to the whole batch's. A strategy's loss is taken on each part, and averaged.
+        processes: That train together, each on its share of every batch's rows: one a GPU, or as many as are wanted
+            on a CPU. Results are those of one process within the rounding of sums (`vla_cl.training.replicas`).
         learning_rate: Peak of the schedule.
         schedule: After the warm-up: "cosine" decays to `final_learning_rate`, "constant" stays at the peak.
         warmup_steps: Steps of linear warm-up from 0.
@@ -45,6 +47,7 @@ class TrainingOptions:
     steps: int = 2000
     batch_size: int = 64
     accumulate: int = 1
+    processes: int = 1
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 100
@@ -62,7 +65,7 @@ class TrainingOptions:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "processes", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "weight_decay", "clip", "warmup_steps", "checkpoint_every", "ema_power"):
@@ -73,6 +76,10 @@ class TrainingOptions:
         if self.batch_size % self.accumulate:
             raise ConfigurationError(
                 f"training.accumulate must divide training.batch_size={self.batch_size}, got {self.accumulate}"
+            )
+        if self.processes > self.batch_size:
+            raise ConfigurationError(
+                f"training.processes must be at most training.batch_size={self.batch_size}, got {self.processes}"
             )
         if self.schedule not in ("cosine", "constant"):
             raise ConfigurationError(f"training.schedule must be cosine or constant, got {self.schedule!r}")

@@ -188,7 +188,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: value
         for key, value in settings_of(named).items()
-        if key.split(".")[0] not in (*REPEATED, *_PLACES) and not key.endswith(".processes")
+        if key.split(".")[0] not in (*REPEATED, *_PLACES) and not key.endswith((".processes", ".workers"))
     }
 
 

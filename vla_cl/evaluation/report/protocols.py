@@ -13,7 +13,7 @@ PROTOCOL = ("suite", "length", "boundaries", "blur", "evaluation.", "rendering."
 
 EARLY_STOP = "evaluation.early_stop."
 
-WITHOUT_EFFECT = ("evaluation.processes", "evaluation.videos")
+WITHOUT_EFFECT = ("evaluation.processes", "evaluation.workers", "evaluation.videos")
 """Settings among them that no number depends on."""
 
 
