@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.config import compose, policy_names, preset_names, protocol_names, protocol_options, to_dict
+from vla_cl.config import compose, policy_names, preset_names, to_dict
 from vla_cl.errors import ConfigurationError, UnknownNameError
+from vla_cl.protocols import protocol_names, protocol_options, register_protocol
 from vla_cl.registry import load_plugins
 
 
@@ -102,6 +103,33 @@ def test_a_protocol_means_the_same_outside_of_an_experiment(name: str) -> None:
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'vla_paper'"):
         protocol_options("vla_papr")
+
+
+def test_a_registered_protocol_is_one_like_the_built_in_ones() -> None:
+    own = {"episodes": 7, "upper_triangle": True, "arguments": {"settle_steps": 3}}
+    register_protocol("seven", **own)
+    register_protocol("seven", **own)  # a plug-in that is loaded twice
+    assert "seven" in protocol_names()
+    (config,) = compose(["suite=libero_goal", "protocol=seven", "evaluation.arguments.settle_gripper=0.0"])
+    assert (config.evaluation.episodes, config.evaluation.upper_triangle) == (7, True)
+    assert config.evaluation.arguments == {"settle_steps": 3, "settle_gripper": 0.0}
+    assert protocol_options("seven", episodes=8).episodes == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluation", "told"),
+    [
+        ("eight", {"episode": 8}, "episode"),
+        ("eight", {"episodes": 0}, "evaluation.episodes must be at least 1"),
+        ("vla_paper", {"episodes": 8}, "ships with the package"),
+        ("nine", {"episodes": 10}, "already registered"),
+    ],
+)
+def test_a_protocol_that_means_nothing_is_refused(name: str, evaluation: dict[str, int], told: str) -> None:
+    register_protocol("nine", episodes=9)
+    with pytest.raises(ConfigurationError, match=told):
+        register_protocol(name, **evaluation)
+    assert "eight" not in protocol_names()
 
 
 @pytest.mark.parametrize(

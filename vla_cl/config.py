@@ -15,14 +15,11 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -30,12 +27,13 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_cl.config_schema import schema_keys, store_schema, strategy_keys
+from vla_cl.config_schema import group_files, schema_keys, store_schema, stored_names, strategy_keys
 from vla_cl.data import CollectionOptions, check_instructions, given_checksum
 from vla_cl.envs import ObservationOptions, RenderingOptions
 from vla_cl.errors import ConfigurationError, UnknownNameError
 from vla_cl.evaluation import EvaluationOptions
 from vla_cl.policies import PolicyConfig
+from vla_cl.protocols import protocol_names
 from vla_cl.registry import load_plugins
 from vla_cl.strategies import STRATEGIES, strategy_names
 from vla_cl.tasks import Task, get_suite
@@ -246,36 +244,12 @@ def _choices(override: Override) -> list[str]:
 
 def preset_names() -> list[str]:
     """Names of the whole experiments that ship with the package."""
-    return [name for name in _group_files("preset") if name != "none"]
-
-
-def protocol_names() -> list[str]:
-    """Names of the published ways to evaluate that ship with the package."""
-    return _group_files("protocol")
-
-
-def protocol_options(name: str, **changes: Any) -> EvaluationOptions:
-    """The options of a published way to evaluate, outside of an experiment.
-
-    Args:
-        name: One of `protocol_names`.
-        changes: Fields of `EvaluationOptions` to set differently; entries of `arguments` are added one by one.
-
-    Raises:
-        UnknownNameError: There is no such protocol.
-        ConfigurationError: A value cannot be used.
-    """
-    if name not in protocol_names():
-        raise UnknownNameError("protocol", name, protocol_names())
-    text = (resources.files("vla_cl.configs") / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = (yaml.safe_load(text) or {}).get("evaluation", {})
-    arguments = {**values.get("arguments", {}), **changes.get("arguments", {})}
-    return EvaluationOptions(**{**values, **changes, "arguments": arguments})
+    return [name for name in group_files("preset") if name != "none"]
 
 
 def policy_names() -> list[str]:
     """Names of the policy presets that ship with the package or that a plug-in stored in Hydra's ConfigStore."""
-    return sorted({*_group_files("policy"), *_stored("policy")})
+    return sorted({*group_files("policy"), *stored_names("policy")})
 
 
 def _opened(override: str) -> str:
@@ -360,10 +334,10 @@ def _check_names(overrides: Sequence[Override]) -> None:
     known = {
         "policy": (policy_names(), "vla-cl policies"),
         "strategy": (list(STRATEGIES), "vla-cl strategies"),
-        "rendering": (_group_files("rendering"), ""),
-        "recipe": (_group_files("recipe"), ""),
+        "rendering": (group_files("rendering"), ""),
+        "recipe": (group_files("recipe"), ""),
         "protocol": (protocol_names(), ""),
-        "preset": (_group_files("preset"), ""),
+        "preset": (group_files("preset"), ""),
     }
     for key, (names, listing) in known.items():
         for value in _values(overrides, key):
@@ -396,16 +370,6 @@ def _check_key(key: str, keys: Sequence[str]) -> None:
     suggestion = leaves.get(leaf) or (near[0] if near else leaves[near_leaf[0]] if near_leaf else None)
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""
     raise ConfigurationError(f"key {key!r} is unknown{hint} (vla-cl run --dry-run suite=mw5 prints all)")
-
-
-def _group_files(group: str) -> list[str]:
-    folder = resources.files("vla_cl.configs") / group
-    return sorted(Path(each.name).stem for each in folder.iterdir() if each.name.endswith(".yaml"))
-
-
-def _stored(group: str) -> list[str]:
-    node = ConfigStore.instance().repo.get(group, {})
-    return [Path(name).stem for name in node]
 
 
 def _one_line(error: Exception) -> str:

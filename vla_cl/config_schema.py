@@ -6,6 +6,8 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import field
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -74,3 +76,15 @@ def schema_keys(root: type[Any]) -> list[str]:
         return keys
 
     return walk(root, "")
+
+
+def group_files(group: str) -> list[str]:
+    """Names of what ships with the package in a configuration group ("protocol")."""
+    folder = resources.files("vla_cl.configs") / group
+    return sorted(Path(each.name).stem for each in folder.iterdir() if each.name.endswith(".yaml"))
+
+
+def stored_names(group: str) -> list[str]:
+    """Names of what plug-ins stored for a configuration group in Hydra's ConfigStore."""
+    node = ConfigStore.instance().repo.get(group, {})
+    return [Path(name).stem for name in node]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl.config import protocol_options
 from vla_cl.data import ObservationBatch
 from vla_cl.envs import EnvironmentPool, ObservationOptions, make_environment
 from vla_cl.envs.libero.root import ROOT_VARIABLE
 from vla_cl.errors import ConfigurationError, VlaClError
 from vla_cl.evaluation import Controller, EvaluationOptions, check_task, rollout, tasks_at_stage
+from vla_cl.protocols import protocol_options
 from vla_cl.tasks import SeedSplit, Task, find_task, get_suite
 
 BLIND = ObservationOptions(cameras=())

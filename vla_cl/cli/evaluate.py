@@ -132,8 +132,8 @@ def evaluate(
         raise ConfigurationError("--picture draws what --perturb does; say which perturbations")
     load_plugins(plugin or [])
     from vla_cl.checkpoint import checkpoint_trial, evaluate_trial, server_trial
-    from vla_cl.config import protocol_options
     from vla_cl.evaluation import EarlyStop, write_rows
+    from vla_cl.protocols import protocol_options
 
     changes: dict[str, Any] = {"episodes": episodes, "split": split, "instructions": instructions, "horizon": horizon}
     given = {key: value for key, value in changes.items() if value is not None}

@@ -43,9 +43,12 @@ class AGEM(Rehearsal):
     """A-GEM: replayed windows are not learned, they forbid.
 
     At each step the gradient g_ref of the mean imitation loss on windows drawn from the memory is computed; a step's
-    gradient g that points against it is projected (`project`), before it is clipped. As in the paper a guarantee of
-    plain gradient steps: what Adam makes of g~ may still point against g_ref a little. Without a memory, so with a
-    budget of 0, this is sequential fine-tuning.
+    gradient g that points against it, g . g_ref < 0, is projected, before it is clipped:
+
+        g~ = g - (g . g_ref) / (g_ref . g_ref) g_ref                                                    (equation 11)
+
+    As in the paper a guarantee of plain gradient steps: what Adam makes of g~ may still point against g_ref a little.
+    Without a memory, so with a budget of 0, this is sequential fine-tuning.
     """
 
     @dataclass

@@ -57,7 +57,9 @@ def prune(weight: Tensor, owner: Tensor, label: int, keep: float) -> None:
 class PackNet(Strategy):
     """A task trains the free weights; then, per layer, those of largest magnitude become its own and the others are set
     to 0 and left free; then it goes on training its own weights. What earlier tasks own is used and never changes. A
-    task acts with its own weights and those of earlier tasks, all others being 0.
+    task acts with its own weights and those of earlier tasks, all others being 0:
+
+        theta_t = sum_(i <= t) M_i * theta,  M_i in {0, 1} disjoint, * by element
 
     Biases, norms, embeddings and whatever else is no weight of a layer learn with the first task and are frozen then.
     Ours: both phases share the task's steps and its schedule, so that a task costs what it costs elsewhere; a task that

@@ -17,7 +17,7 @@ HEAD = "head."
 
 @STRATEGIES.decorator("slca")
 class SLCA(Strategy):
-    """The learning rate of everything before the action head is multiplied by `slow`.
+    """The learning rate of everything before the action head is multiplied: `eta_backbone = slow * eta_head`.
 
     The paper's second half, classifier alignment, is left out: it draws features of every class seen so far from a
     Gaussian a class and trains the classifier's outputs on them, and a policy's head has no outputs that compete

@@ -24,6 +24,8 @@ PAPER = (255, 255, 255)
 EMPTY = (232, 232, 232)
 INK = (32, 32, 32)
 FAINT = (110, 110, 110)
+COLOURS = 256
+"""Of a sheet: enough to look at, in half the space."""
 
 
 def labelled_panel(
@@ -107,5 +109,6 @@ def write_grid(panels: Sequence[Image], path: Path, *, columns: int | None = Non
         sheet.paste(panel, (MARGIN + column * (width + MARGIN), MARGIN + row * (height + MARGIN)))
     path = Path(path)
     with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        few = sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(temporary, format="PNG", optimize=True)
     return path
