@@ -192,9 +192,11 @@ def declaration(name: str, measured: Mapping[str, str] | None) -> str:
     free = "yes" if strategy.task_free else f"with `{strategy.task_free_with}`" if strategy.task_free_with else "no"
     ledger = "not measured"
     if measured:
+        columns = ("Stored", "Extra parameters", "Extra passes", "Acting passes")
+        stored, parameters, passes, acting = (measured.get(column, NOT_MEASURED) for column in columns)
         ledger = (
-            f"stored {measured['Stored']}, added parameters {measured['Extra parameters']}, extra forward passes "
-            f"{measured['Extra passes']} a training step and {measured['Acting passes']} a decision"
+            f"stored {stored}, added parameters {parameters}, extra forward passes {passes} a training step and "
+            f"{acting} a decision"
         )
     return (
         f"**Needs** {', '.join(needs) or 'nothing beyond the data of the present task'} · **works without boundaries** "
