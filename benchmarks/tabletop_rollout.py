@@ -63,10 +63,10 @@ def peer(task: str, policy: Path, horizon: int, cores: int) -> Iterator[Callable
     process.join()
 
 
-def our_rate(controller: PolicyController, task: Task, options: EvaluationOptions, pool: EnvironmentPool) -> float:
+def our_rate(policy: Policy, task: Task, options: EvaluationOptions, pool: EnvironmentPool) -> float:
     """Episodes a minute of a whole rollout, resets included."""
-    size = controller._policy.features.image_size
-    observation = ObservationOptions(cameras=tuple(gym_wrapper.CAMERAS), image_size=size)
+    controller = PolicyController(policy)
+    observation = ObservationOptions(cameras=tuple(gym_wrapper.CAMERAS), image_size=policy.features.image_size)
     started = time.perf_counter()
     rows = rollout(controller, task, stage=0, options=options, observation=observation, pool=pool, seed=0)
     seconds = time.perf_counter() - started
@@ -84,11 +84,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rates: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder, EnvironmentPool(cores) as pool:
         policy.save_pretrained(folder)
-        controller = PolicyController(policy)
         with peer(name, Path(folder), horizon, cores) as theirs:
             torch.set_num_threads(1)  # our simulator's processes share the cores with the policy
-            our_rate(controller, task, options, pool)
-            rates = [(our_rate(controller, task, options, pool), theirs()) for _ in range(arguments.rounds)]
+            our_rate(policy, task, options, pool)
+            rates = [(our_rate(policy, task, options, pool), theirs()) for _ in range(arguments.rounds)]
     ratio = statistics.median(ours / other for ours, other in rates)
     title = f"{name}, {arguments.policy}, two cameras of {arguments.image_size} px, {horizon} steps, {cores} cores"
     table = Table("episodes a minute", "ours", "robosuite's GymWrapper", "ratio", title=title)
@@ -101,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "policy": arguments.policy,
         "image_size": arguments.image_size,
         "horizon": horizon,
-        "execute": controller.execute,
+        "execute": policy.config.execute,
         "cores": cores,
         "slots": arguments.slots,
         "ratio_episodes_per_minute": round(ratio, 2),

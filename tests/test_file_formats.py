@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         *("suite=mw5", "length=2", "policy=lowdim_transformer", "policy.adapter.rank=2", "strategy=replay"),
         *(each for each in TINY if not each.startswith("evaluation.")),
         *("evaluation.episodes=1", "evaluation.horizon=10", "evaluation.videos=1", "evaluation.processes=1"),
-        *(f"output={folder}", f"data={folder / 'demonstrations'}", "collection.processes=1", "device=cpu"),
+        *(f"output={folder}", f"data={folder / 'demonstrations'}", "device=cpu"),
     ]
     made = {"plain": [], "federated": ["federation.clients=2", "federation.rounds=2"]}
     return {name: run_experiment(compose([*shared, f"name={name}", *more])[0]) for name, more in made.items()}
@@ -142,8 +142,8 @@ def test_a_demonstration_file_with_images_is_what_its_schema_says(tmp_path: Path
     from vla_cl.envs import ObservationOptions
     from vla_cl.tasks import find_task
 
-    task, options = find_task("mw5/window-close"), CollectionOptions(episodes=1, processes=1)
-    path = demonstrations_for(task, tmp_path, options, ObservationOptions(("corner2",)))
+    task, options = find_task("mw5/window-close"), CollectionOptions(episodes=1)
+    path = demonstrations_for(task, tmp_path, options, ObservationOptions(("corner2",)), processes=1)
     with h5py.File(path) as file:
         content = tree(file)
     check(content, "demonstrations")

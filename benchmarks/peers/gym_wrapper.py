@@ -95,8 +95,9 @@ def serve(connection: Connection, name: str, policy: str, horizon: int, threads:
         threads: Of torch.
     """
     torch.set_num_threads(threads)
-    task, controller = find_task(name), PolicyController(Policy.from_pretrained(policy))
-    env = tabletop_environment(task, controller._policy.features.image_size)
+    task, loaded = find_task(name), Policy.from_pretrained(policy)
+    controller = PolicyController(loaded)
+    env = tabletop_environment(task, loaded.features.image_size)
     episode(env, controller, task.instruction, 2 * controller.execute)  # what is compiled or loaded once
     connection.send("ready")
     while connection.recv():
