@@ -84,14 +84,16 @@ def find(path: Path, place: str) -> Any:
 
 
 def overhead_table(path: Path = RESULTS / "strategies_two_cores_no_gpu.json") -> str:
-    """What a training step costs under each strategy, the dearest first."""
-    rows: dict[str, dict[str, float]] = find(path, "strategies") or {}
-    if not rows:
+    """What a training step costs under each strategy, the dearest first; a column for each width that was measured."""
+    runs: list[dict[str, Any]] = find(path, "runs") or []
+    if not runs:
         return f"*{NOT_MEASURED.capitalize()}.*"
-    lines = ["| strategy | step, of sequential's | extra passes | limit | |", "|---|---|---|---|---|"]
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["ratio"]):
-        above = "above" if row["ratio"] > row["limit"] else ""
-        lines.append(f"| `{name}` | {row['ratio']:.2f} | {row['extra_passes']:g} | {row['limit']:g} | {above} |")
+    measured = [run["strategies"] for run in runs]
+    widths = " | ".join(f"trunk {run['width']} wide" for run in runs)
+    lines = [f"| strategy | {widths} | extra passes | limit |", "|---" * (len(runs) + 3) + "|"]
+    for name, row in sorted(measured[0].items(), key=lambda item: -item[1]["ratio"]):
+        cells = " | ".join(f"{each[name]['ratio']:.2f}" if name in each else "" for each in measured)
+        lines.append(f"| `{name}` | {cells} | {row['extra_passes']:g} | {row['limit']:g} |")
     return "\n".join(lines)
 
 

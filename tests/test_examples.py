@@ -97,7 +97,7 @@ def test_every_example_is_run_by_a_test() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     companions = {"fetch_experts.py": "fetch.yaml", "air_hockey.py": "air_hockey.yaml"}  # loaded by what names them
     for example in EXAMPLES.iterdir():
-        if example.is_file():
+        if example.suffix in (".py", ".yaml", ".bddl"):
             name = companions.get(example.name, example.name)
             assert f'"{name}"' in tests or f'plugin("{Path(name).stem}")' in tests, name
 

@@ -45,6 +45,16 @@ def test_figures_come_from_the_files_of_results(site: ModuleType) -> None:
     assert "{{" not in text and "<!--" not in text
 
 
+def test_the_cost_of_a_step_is_told_for_every_width(site: ModuleType) -> None:
+    runs = json.loads((RESULTS / "strategies_two_cores_no_gpu.json").read_text())["runs"]
+    lines = built(site, "performance.md").splitlines()
+    (line,) = [line for line in lines if line.startswith("| `clmoe` |")]
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:3] == [
+        f"{run['strategies']['clmoe']['ratio']:.2f}" for run in runs[:2]
+    ]
+    assert sum(line.startswith("| `") for line in lines) >= len(runs[0]["strategies"])
+
+
 def test_every_figure_names_a_place_that_is_there(site: ModuleType) -> None:
     """A file may not be measured yet; in one that is, a key that leads nowhere is a mistake."""
     for name in ("performance.md", "policies_reference.md"):
