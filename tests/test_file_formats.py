@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,26 +181,6 @@ def test_a_grids_table_is_what_its_schema_says(runs: dict[str, Path], tmp_path: 
         rows, tmp_path / "grid", failed=[{"run": "mw5-lowdim-ewc-seed0-1a2b3c4d", "reason": "disk is full"}]
     )
     check(json.loads((tmp_path / "grid.json").read_text()), "grid")
-
-
-def test_no_schema_describes_what_no_file_has(runs: dict[str, Path]) -> None:
-    """Of optional keys, too, each is somewhere in the files of these tests."""
-    for pattern, name in SCHEMA_OF.items():
-        told = set(keys(schema(name)))
-        found = {
-            key
-            for run in runs.values()
-            for path in run.glob(pattern)
-            for content in contents(path)
-            for each in (content if isinstance(content, list) else [content])
-            for key in each
-        }
-        assert told <= found, (name, told - found)
-
-
-def keys(described: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of the object, or of the objects in the list, that a schema describes."""
-    yield from described.get("items", described)["properties"]
 
 
 def test_a_wrong_file_is_refused_by_the_schema(runs: dict[str, Path]) -> None:
