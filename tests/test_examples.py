@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import TINY, command, environment
+from tests.integration.conftest import TINY, environment
 from vla_cl.config import compose
 from vla_cl.envs import ObservationOptions
 from vla_cl.evaluation.task_check import check_task
@@ -60,20 +60,14 @@ def test_the_simulator_passes_every_check(name: str) -> None:
 
 
 def test_the_protocol_evaluates_a_run_of_the_simulator(tmp_path: Path) -> None:
-    plugins = ("--plugin", str(EXAMPLES / "air_hockey.yaml"), "--plugin", str(EXAMPLES / "thorough.py"))
+    plugins = [str(EXAMPLES / "air_hockey.yaml"), str(EXAMPLES / "thorough.py")]
     tiny = [each for each in TINY if not each.startswith("evaluation.")]
-    words = (
-        "suite=air_hockey",
-        "policy=lowdim",
-        "strategy=replay",
-        "protocol=thorough",
-        "evaluation.episodes=4",
-        *tiny,
-    )
-    line = command("run", *words, "name=hockey", "evaluation.videos=0", *plugins)
-    result = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    rows = (tmp_path / "runs" / "hockey" / "episodes" / "stage_00.jsonl").read_text().splitlines()
+    chosen = ("suite=air_hockey", "policy=lowdim", "strategy=replay", "protocol=thorough", *tiny)
+    few = ("evaluation.episodes=4", "evaluation.videos=0", "evaluation.processes=1", "name=hockey")
+    places = (f"output={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", f"plugins=[{','.join(plugins)}]")
+    (config,) = compose([*chosen, *few, *places])
+    assert config.evaluation.slots == 20  # the protocol's, where no override says otherwise
+    rows = (run_experiment(config) / "episodes" / "stage_00.jsonl").read_text().splitlines()
     assert len(rows) == 2 * 4  # upper_triangle: the second task is tried before it is learned
     assert any("far left" in row for row in rows)  # paraphrased
 
@@ -84,7 +78,7 @@ def test_the_library_does_what_the_command_line_does(tmp_path: Path) -> None:
     run = run_experiment(compose([*overrides, *places])[0])
     script = [sys.executable, str(EXAMPLES / "from_python.py"), str(run)]
     paths = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    result = subprocess.run(script, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(script, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     seen, episode, *rates = result.stdout.splitlines()
     assert seen == "seen: {'corner2': (64, 64, 3), 'gripperPOV': (64, 64, 3)}"
