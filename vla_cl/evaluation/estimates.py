@@ -94,7 +94,7 @@ def estimate(
     A sequence's value is that of the function of the same name in `vla_cl.evaluation.metrics`. The interval is of the
     mean over all sequences that the same procedure would lead to, on the same tasks. It is studentised
     (`studentised_interval`), kept within the values that the metric can have, and holds its promise from three
-    sequences on; with two it is hardly narrower than all that is possible. With one there is nothing to tell how much
+    sequences on; with two it is wide. With one there is nothing to tell how much
     a seed matters: the interval is then the percentile interval over its tasks and episodes, and says how much those
     matter, and nothing of what another seed would give.
 
