@@ -66,21 +66,22 @@ def draw_option(rows: list[dict[str, Any]], option: str) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     named = (
-        ("final_average", "final average", BLUE, "o"),
-        ("learning_accuracy", "learning accuracy", INK, "D"),
-        ("forgetting", "forgetting", ORANGE, "s"),
+        ("final_average", "final average", BLUE, "o", -0.08),
+        ("learning_accuracy", "learning accuracy", INK, "D", 0.0),
+        ("forgetting", "forgetting", ORANGE, "s", 0.08),
     )
-    for metric, name, colour, marker in named:
+    for metric, name, colour, marker, aside in named:
         points = [bars(valued[value], metric) for value in sorted(valued)]
         means = [mean for mean, _ in points]
         errors = [[interval[side][0] for _, interval in points] for side in (0, 1)]
-        axes.errorbar(range(len(points)), means, yerr=errors, fmt=f"-{marker}", color=colour, capsize=3, label=name)
+        places = [place + aside for place in range(len(points))]
+        axes.errorbar(places, means, yerr=errors, fmt=f"-{marker}", color=colour, capsize=3, label=name)
     axes.set_xticks(range(len(valued)), [f"{100 * value:g} %" for value in sorted(valued)])
     axes.set_xlabel(f"share of each task's demonstrations that is kept ({option})")
-    axes.set_ylim(-0.15, 1.05)
+    axes.set_ylim(-0.25, 1.05)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_ylabel("success rate")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
 
 
