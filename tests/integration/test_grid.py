@@ -117,13 +117,18 @@ def test_what_a_run_says_carries_its_name_and_is_kept(finished: Finished) -> Non
     assert "Traceback" not in done.stderr and "ray" not in done.stderr.lower()
 
 
+def without_rank(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table but for its place among the others."""
+    return {key: value for key, value in row.items() if not key.startswith("rank")}
+
+
 def test_a_grid_that_shares_runs_does_them_once(finished: Finished, demonstrations: Path) -> None:
     output, _ = finished
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/metrics.json")}
     logs = {path: path.read_text() for path in output.glob("logs/*")}
     rows = table_of(output)["rows"]
     assert main(line(output, demonstrations, "strategy=replay")) == 0
-    assert table_of(output)["rows"] == rows[1:]
+    assert [without_rank(row) for row in table_of(output)["rows"]] == [without_rank(row) for row in rows[1:]]
     assert {path: path.stat().st_mtime_ns for path in output.glob("*/metrics.json")} == before
     assert {path: path.read_text() for path in output.glob("logs/*")} == logs
     assert main(line(output, demonstrations)) == 0
