@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_cl.errors import ConfigurationError
 from vla_cl.evaluation.rows import EpisodeRow
-from vla_cl.evaluation.statistics import wilson_interval
+from vla_cl.evaluation.statistics import check_confidence, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def paired_difference_interval(lost: int, won: int, pairs: int, confidence: floa
     Raises:
         ConfigurationError: The counts do not fit together.
     """
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     if min(lost, won) < 0 or lost + won > pairs or pairs < 1:
         raise ConfigurationError(f"{lost} lost and {won} won cannot be among {pairs} pairs")
     count, difference = pairs + 2.0, float(lost - won)

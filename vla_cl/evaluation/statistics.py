@@ -16,6 +16,28 @@ from numpy.typing import ArrayLike, NDArray
 from vla_cl.errors import ConfigurationError
 
 
+def check_confidence(confidence: float) -> None:
+    """Refuse a coverage that is not in (0, 1).
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def checked_counts(successes: ArrayLike, trials: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Numbers of successes and of trials, broadcast against each other.
+
+    Raises:
+        ConfigurationError: Counts are negative, or successes exceed trials.
+    """
+    k, n = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
+    if (k < 0).any() or (n < 0).any() or (k > n).any():
+        raise ConfigurationError("successes must lie between 0 and the number of trials")
+    return k, n
+
+
 def wilson_interval(
     successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -35,11 +57,8 @@ def wilson_interval(
     Raises:
         ConfigurationError: Counts are negative, successes exceed trials, or `confidence` is not in (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
-    k, n = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
-    if (k < 0).any() or (n < 0).any() or (k > n).any():
-        raise ConfigurationError("successes must lie between 0 and the number of trials")
+    check_confidence(confidence)
+    k, n = checked_counts(successes, trials)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = (k + z**2 / 2) / (n + z**2)
@@ -66,8 +85,7 @@ def student_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float
     """
     from scipy.stats import t as student  # here: it is slow to import
 
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size == 0:
         raise ConfigurationError(f"an interval of a mean needs values of shape (n,), got {array.shape}")
@@ -98,8 +116,7 @@ def studentised_interval(values: ArrayLike, resampled: ArrayLike, confidence: fl
         is. Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5; Hall, On Symmetric Bootstrap
         Confidence Intervals, JRSS B 1988; Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.
     """
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     array, samples = np.asarray(values, np.float64), np.asarray(resampled, np.float64)
     if array.ndim != 1 or array.size < 2 or samples.ndim != 2 or samples.shape[1] != array.size or not samples.size:
         raise ConfigurationError(
@@ -156,8 +173,7 @@ def bootstrap_interval(
     Returns:
         Lower and upper end. Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     if replicates < 1:
         raise ConfigurationError(f"replicates must be at least 1, got {replicates}")
     array = np.asarray(values, np.float64)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_cl.errors import ConfigurationError
+from vla_cl.evaluation.statistics import check_confidence, checked_counts
 
 WATCHED, STOPPED = "watched", "stopped"
 """What an episode's row says of early stopping, where it was asked for: that the episode counted, or that it was the
@@ -45,11 +46,8 @@ def confidence_sequence(
     Raises:
         ConfigurationError: Counts are negative, successes exceed trials, or `confidence` is not in (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence must lie between 0 and 1, got {confidence}")
-    k, n = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
-    if (k < 0).any() or (n < 0).any() or (k > n).any():
-        raise ConfigurationError("successes must lie between 0 and the number of trials")
+    check_confidence(confidence)
+    k, n = checked_counts(successes, trials)
     estimate = np.divide(k, n, out=np.full(k.shape, 0.5), where=n > 0)
     ends = []
     for far in (0.0, 1.0):
