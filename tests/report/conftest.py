@@ -258,6 +258,12 @@ class Browser:
             self.events.append(message)
         return message
 
+    def complaints(self) -> list[Any]:
+        """What the page has written to its console or thrown, once it is drawn."""
+        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [event["params"] for event in self.events if event["method"] in kinds]
+
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:

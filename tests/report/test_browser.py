@@ -57,12 +57,6 @@ def long_report(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return write_report(runs, root / "report.html")
 
 
-def complaints(browser: Any) -> list[Any]:
-    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-    return [event["params"] for event in browser.events if event["method"] in kinds]
-
-
 def test_the_page_shows_the_numbers_of_the_episode_rows(browser: Any, report: Path, two_runs: list[Path]) -> None:
     browser.open(report)
     cards = browser.evaluate("[...document.querySelectorAll('.card')].map(card => card.innerText)")
@@ -82,7 +76,7 @@ def test_the_page_shows_the_numbers_of_the_episode_rows(browser: Any, report: Pa
 def test_nothing_is_complained_about_or_asked_for(browser: Any, report: Path) -> None:
     browser.open(report)
     browser.evaluate(VIDEOS)
-    assert complaints(browser) == []
+    assert browser.complaints() == []
     asked = {
         event["params"]["request"]["url"].partition(":")[0]
         for event in browser.events
@@ -134,7 +128,7 @@ def test_an_instruction_cannot_bring_a_script(browser: Any, make_run: Callable[.
     browser.open(write_report([run], tmp_path / "report.html"))
     assert browser.evaluate("document.title") == "Continual learning on mw3"
     assert attack in browser.evaluate("document.querySelector('.instruction').textContent")
-    assert complaints(browser) == []
+    assert browser.complaints() == []
 
 
 def test_an_accessibility_checker_finds_nothing(browser: Any, report: Path) -> None:

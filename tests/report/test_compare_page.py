@@ -104,12 +104,6 @@ def write(browser: Any, words: str) -> None:
     )
 
 
-def complaints(browser: Any) -> list[Any]:
-    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-    return [event["params"] for event in browser.events if event["method"] in kinds]
-
-
 def test_a_line_a_strategy_holds_the_numbers_of_its_row(browser: Any, page: Path, rows: list[Row]) -> None:
     browser.open(page)
     assert browser.evaluate(LABELS) == ["sequential", "replay", "ewc"]
@@ -338,7 +332,7 @@ def test_nothing_is_complained_about_or_asked_for(browser: Any, page: Path) -> N
     browser.open(page)
     choose(browser, "strategy", "replay")
     choose(browser, "seed", "0")
-    assert complaints(browser) == []
+    assert browser.complaints() == []
     asked = {
         event["params"]["request"]["url"].partition(":")[0]
         for event in browser.events
@@ -396,7 +390,7 @@ def test_text_from_a_run_cannot_bring_a_script(make_run: MakeRun, tmp_path: Path
     browser.open(write_compare_page(compare_runs([run, other], replicates=20), tmp_path / "page.html"))
     assert "taken'" in browser.evaluate("document.title") and browser.evaluate("document.title") != "taken"
     assert attack in browser.evaluate("document.querySelector('.results').textContent")
-    assert complaints(browser) == []
+    assert browser.complaints() == []
 
 
 def test_equal_runs_give_equal_pages_and_an_empty_table_none(rows: list[Row], tmp_path: Path) -> None:
