@@ -48,6 +48,14 @@ def test_sweeps_are_the_product_of_their_choices() -> None:
     assert len({config.folder for config in configs}) == 6
 
 
+def test_another_head_takes_over_what_it_knows_of_the_presets_options() -> None:
+    words = ["suite=mw5", "strategy=replay", "policy=lowdim_transformer", "policy.head=flow,regression"]
+    flow, regression = (config.policy.head_options for config in compose(words))
+    assert flow == {"width": 128, "layers": 2, "steps": 5} and regression == {"width": 128, "layers": 2}
+    (own,) = compose([*words[:3], "policy.head=regression", "policy.head_options.steps=3"])
+    assert own.policy.head_options["steps"] == 3  # which building the policy refuses
+
+
 def test_overrides_win_over_a_preset() -> None:
     assert preset_names() == ["quickstart"]
     (preset,) = compose([], preset="quickstart")

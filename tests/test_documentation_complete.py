@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from vla_cl.config import policy_names
 from vla_cl.policies import BACKBONES, HEADS
 from vla_cl.protocols import protocol_names
 from vla_cl.strategies import STRATEGIES
-from vla_cl.tasks import SUITES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -84,8 +84,8 @@ NOT_DRAWN |= {"libero_spatial", "libero_goal", "libero_10", "libero_90"}
 
 def test_every_suite_has_a_line_and_a_contact_sheet() -> None:
     text = page("tasks.md") + page("libero.md")
-    factories = {name: getattr(SUITES[name], "func", SUITES[name]) for name in SUITES}  # LIBERO's are partial
-    names = [name for name, factory in factories.items() if factory.__module__.startswith("vla_cl.")]
+    listing = "from vla_cl.tasks import SUITES; print(*SUITES)"  # without suites that other tests registered here
+    names = subprocess.run([sys.executable, "-c", listing], check=True, capture_output=True, text=True).stdout.split()
     assert len(names) >= 19
     table = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.+?\|", page("tasks.md"), re.MULTILINE))))
     assert set(names) <= table

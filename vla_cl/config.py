@@ -27,7 +27,14 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_cl.config_schema import group_files, schema_keys, store_schema, stored_names, strategy_keys
+from vla_cl.config_schema import (
+    drop_foreign_options,
+    group_files,
+    schema_keys,
+    store_schema,
+    stored_names,
+    strategy_keys,
+)
 from vla_cl.data import CollectionOptions, check_instructions, given_checksum
 from vla_cl.envs import ObservationOptions, RenderingOptions
 from vla_cl.errors import ConfigurationError, UnknownNameError
@@ -229,7 +236,9 @@ def compose(overrides: Sequence[str], preset: str | None = None) -> list[Experim
 def _is_swept_value(override: Override, parsed: Sequence[Override]) -> bool:
     """Whether an override sweeps over values of a plain key, which nothing else in the configuration hangs on."""
     key = override.key_or_group
-    plain = key not in GROUPS and not key.startswith(tuple(f"{free}." for free in _FREE_KEYS))
+    plain = key not in (*GROUPS, "policy.backbone", "policy.head") and not key.startswith(
+        tuple(f"{free}." for free in _FREE_KEYS)
+    )
     alone = sum(other.key_or_group == key for other in parsed) == 1
     return plain and alone and override.is_sweep_override() and not (override.is_add() or override.is_delete())
 
@@ -262,9 +271,11 @@ def _compose_one(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("vla_cl.configs", version_base="1.3"):
-            return hydra_compose("config", overrides=overrides)
+            composed = hydra_compose("config", overrides=overrides)
     except HydraException as error:
         raise ConfigurationError(_one_line(error)) from error
+    drop_foreign_options(composed, [override.key_or_group for override in _parse(overrides)])
+    return composed
 
 
 def _varied(base: DictConfig, overrides: list[str]) -> ExperimentConfig:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from vla_cl.policies import BACKBONES, HEADS
 from vla_cl.strategies import STRATEGIES, strategy_names
 
 
@@ -76,6 +77,26 @@ def schema_keys(root: type[Any]) -> list[str]:
         return keys
 
     return walk(root, "")
+
+
+def drop_foreign_options(composed: DictConfig, chosen: Sequence[str]) -> None:
+    """Where another backbone or head was chosen than the preset's, leave out the preset's options that it lacks.
+
+    What the user said himself stays, so that a slip of the pen is refused as ever.
+
+    Args:
+        composed: The composed configuration; changed in place.
+        chosen: Dotted keys of all overrides.
+    """
+    for part, registry in (("backbone", BACKBONES), ("head", HEADS)):
+        name = composed.policy[part]
+        if f"policy.{part}" not in chosen or name not in registry:
+            continue
+        known = {each.name for each in dataclasses.fields(registry[name].Options)}
+        known |= {key.rsplit(".", 1)[-1] for key in chosen if key.startswith(f"policy.{part}_options.")}
+        place = f"{part}_options"
+        kept = {key: value for key, value in composed.policy[place].items() if key in known}
+        OmegaConf.update(composed, f"policy.{place}", kept, merge=False, force_add=True)
 
 
 def group_files(group: str) -> list[str]:

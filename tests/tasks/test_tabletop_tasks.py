@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from vla_cl.envs import ObservationOptions
-from vla_cl.envs.tabletop import Scene
+from vla_cl.envs.tabletop.scene import Scene
 from vla_cl.errors import ConfigurationError, UnknownNameError, VlaClError
 from vla_cl.tasks import SUITES, Task, get_suite, make_expert
 from vla_cl.tasks.tabletop import check_told_apart, check_unambiguous, read_declaration, tabletop_task

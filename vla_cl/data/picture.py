@@ -44,7 +44,7 @@ def demonstration_sheet(paths: Sequence[Path], output: Path, *, demonstrations: 
                 raise DataFileError(f"{path} stores no images; draw some with vla-cl data rerender")
             with damage_reported(file.path):
                 panels += [_panel(file, index) for index in spread(len(file), demonstrations)]
-    return write_grid(panels, output)
+    return write_grid(panels, output, colours=None)  # what is stored, pixel by pixel
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -78,13 +78,16 @@ def _shortened(draw: ImageDraw, text: str, width: float) -> str:
     return f"{text[:end]}..."
 
 
-def write_grid(panels: Sequence[Image], path: Path, *, columns: int | None = None) -> Path:
+def write_grid(
+    panels: Sequence[Image], path: Path, *, columns: int | None = None, colours: int | None = COLOURS
+) -> Path:
     """Write panels side by side into a PNG file, row by row; each place is as large as the largest panel.
 
     Args:
         panels: At least one.
         path: The file to write.
         columns: Panels side by side; by default the sheet becomes about as wide as high.
+        colours: How many the picture may have, up to 256, so that it is small; None keeps every pixel as it is.
 
     Returns:
         `path`.
@@ -109,6 +112,7 @@ def write_grid(panels: Sequence[Image], path: Path, *, columns: int | None = Non
         sheet.paste(panel, (MARGIN + column * (width + MARGIN), MARGIN + row * (height + MARGIN)))
     path = Path(path)
     with atomic_path(path) as temporary:
-        few = sheet.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(temporary, format="PNG", optimize=True)
+        if colours is not None:
+            sheet = sheet.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        sheet.save(temporary, format="PNG", optimize=True)
     return path
