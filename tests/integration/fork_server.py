@@ -24,8 +24,9 @@ from typing import Any
 IMPORTED = (
     *("vla_cl.cli.main", "vla_cl.cli.jobs", "vla_cl.checkpoint", "vla_cl.experiment", "vla_cl.evaluation.report"),
     *("vla_cl.config", "vla_cl.envs.meta_world", "metaworld", "torch.utils.tensorboard", "matplotlib.figure"),
+    *("torch._dynamo", "pydantic.type_adapter", "tokenizers", "jinja2", "PIL.GifImagePlugin", "antlr4"),
 )
-"""What most commands import."""
+"""What most commands import, some of it as late as they need it (torch's optimisers import its compiler)."""
 
 
 class ForkedCommand:
