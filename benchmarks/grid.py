@@ -36,7 +36,8 @@ from rich.table import Table
 
 from vla_cl.config import compose
 from vla_cl.data import demonstrations_for
-from vla_cl.evaluation.report.comparison import as_json, compare_runs
+from vla_cl.evaluation.report.comparison import compare_runs
+from vla_cl.evaluation.report.formats import as_json
 from vla_cl.tasks import get_suite
 
 SUITE = "mw5"

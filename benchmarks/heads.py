@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("demonstrations"))
     parser.add_argument("overrides", nargs="*", help="as for vla-cl run, e.g. training.learning_rate=5e-4")
     options = parser.parse_args()
-    torch.multiprocessing.set_sharing_strategy("file_system")
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
     for task in get_suite(SUITE).tasks:
         windows(configuration(options.overrides), task, options.data)  # collected once, before the processes need them
     heads = options.head or list(HEADS)

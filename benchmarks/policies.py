@@ -115,7 +115,7 @@ def measure(name: str, repetitions: int, folder: Path) -> dict[str, float]:
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        policy.loss(batch, torch_generator(0)).mean().backward()
+        torch.autograd.backward(policy.loss(batch, torch_generator(0)).mean())
         optimiser.step()
 
     act = milliseconds(lambda: policy.act(observation, [0]), repetitions)

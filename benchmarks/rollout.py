@@ -26,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -179,8 +180,8 @@ def main() -> None:
             with StockProcesses(arguments.processes, task, size) as stock:
                 comparisons[f"{size}px" if size else "without_pixels"] = compare(
                     arguments.rounds,
-                    lambda size=size: our_rate(pool, task, options, size, arguments.chunk),
-                    lambda steps=steps, stock=stock: stock.rate(steps),
+                    partial(our_rate, pool, task, options, size, arguments.chunk),
+                    partial(stock.rate, steps),
                 )
     report(task, arguments, comparisons)
 

@@ -139,8 +139,9 @@ class Side:
 
     def block_seconds(self) -> NDArray[np.float64]:
         """Processor time of each block of steps of the second task."""
-        steps = np.diff(self.moments)[WARM:]
-        return steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK).sum(1)
+        steps: NDArray[np.float64] = np.diff(self.moments)[WARM:]
+        blocks: NDArray[np.float64] = steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK).sum(1)
+        return blocks
 
 
 def alternate(sides: Sequence[Side]) -> None:

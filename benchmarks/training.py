@@ -30,6 +30,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -162,7 +163,8 @@ def steps_a_second(policy: Policy, data: WindowDataset, options: TrainingOptions
     """Median over the steps of one training, the first left out."""
     rows: list[TrainingRow] = []
     fit(policy, data, build_strategy("sequential", {}, 0), options, seed=0, stage=0, on_row=rows.append)
-    return 1 / statistics.median(np.diff([row.seconds for row in rows]).tolist())
+    seconds: list[float] = np.diff([row.seconds for row in rows]).tolist()
+    return 1 / statistics.median(seconds)
 
 
 def frozen_steps(data: WindowDataset, rounds: int, name: str) -> dict[str, float]:
@@ -291,8 +293,8 @@ def windows(python: Path, path: Path, rounds: int) -> dict[str, dict[str, float]
             theirs = ours[: 4 if chunk > 1 else 20]
             results[f"chunk {chunk}, cache {cache or 'none'}"] = compare(
                 rounds,
-                lambda data=data, ours=ours: our_rate(data, ours),
-                lambda chunk=chunk, cache=cache, theirs=theirs: peer.rate(chunk, cache, theirs),
+                partial(our_rate, data, ours),
+                partial(peer.rate, chunk, cache, theirs),
             ).as_dict()
     peer.close()
     return results
