@@ -13,7 +13,7 @@ collected first, and are not timed. Then the same runs are done three times, eac
   which the same command then ends.
 
 All three must end in the same table: every metric, interval and cost that does not depend on the clock. The last line
-of the output is JSON; the exit status is 1 where tables differ. Takes less than ten minutes on two idle cores.
+of the output is JSON; the exit status is 1 where tables differ. Takes twenty minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["sequential", "replay", "ewc"])
     parser.add_argument("--orders", nargs="+", default=["default", "reversed"])
     parser.add_argument("--seeds", type=int, default=2, help="how many, from 0")
-    parser.add_argument("--steps", type=int, default=150, help="of training, a task")
-    parser.add_argument("--episodes", type=int, default=3, help="of evaluation, a task and stage")
+    parser.add_argument("--steps", type=int, default=100, help="of training, a task")
+    parser.add_argument("--episodes", type=int, default=1, help="of evaluation, a task and stage")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of a grid")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vla-cl-grid-") as place:

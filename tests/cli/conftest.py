@@ -1,13 +1,17 @@
-"""The installed command line, run as a user runs it."""
+"""The command line, run as a user runs it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.fork_server import ForkServer
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -18,13 +22,19 @@ def executable() -> str:
     return str(Path(sys.executable).with_name("vla-cl"))
 
 
-@pytest.fixture
-def vla_cl(executable: str, tmp_path: Path) -> CommandLine:
-    """Run `vla-cl WORD...` in an empty folder and return what it printed and its status."""
+@pytest.fixture(scope="session")
+def vla_cl_in(fork_server: ForkServer) -> CommandLine:
+    """Run `vla-cl WORD...` in a folder and return what it printed and its status."""
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [executable, *words], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
-        )
+    def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        process = fork_server.start(words, folder, os.environ)
+        output, errors = process.communicate(300)
+        return subprocess.CompletedProcess(["vla-cl", *words], process.wait(), output, errors)
 
     return run
+
+
+@pytest.fixture
+def vla_cl(vla_cl_in: CommandLine, tmp_path: Path) -> CommandLine:
+    """The same in an empty folder."""
+    return partial(vla_cl_in, tmp_path)

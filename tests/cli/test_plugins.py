@@ -13,12 +13,14 @@ from vla_cl.tasks import find_task
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 LITTLE = (
-    "collection.episodes=4",
-    "training.steps=60",
-    "training.batch_size=32",
+    "collection.episodes=2",
+    "collection.processes=1",
+    "training.steps=20",
+    "training.batch_size=16",
     "training.warmup_steps=5",
-    "evaluation.episodes=4",
-    "evaluation.slots=4",
+    "evaluation.episodes=2",
+    "evaluation.slots=2",
+    "evaluation.processes=1",
     "evaluation.videos=0",
 )
 

@@ -25,10 +25,10 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def run(executable: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(vla_cl_in: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run from pixels whose own evaluations were perturbed."""
     folder = tmp_path_factory.mktemp("perturbed")
-    subprocess.run([executable, *RUN], cwd=folder, check=True, capture_output=True, timeout=300)
+    vla_cl_in(folder, *RUN).check_returncode()
     return folder / "runs" / "run"
 
 

@@ -45,10 +45,10 @@ FEW = ("--episodes", "2", "--horizon", "40", "--processes", "1", "--seed", "4")
 
 
 @pytest.fixture(scope="module")
-def run(executable: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(vla_cl_in: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two tasks, hardly trained."""
     folder = tmp_path_factory.mktemp("served")
-    subprocess.run([executable, *RUN], cwd=folder, check=True, capture_output=True, timeout=300)
+    vla_cl_in(folder, *RUN).check_returncode()
     return folder / "runs" / "run"
 
 

@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.integration.fork_server import ForkedCommand, ForkServer
+from tests.fork_server import ForkedCommand, ForkServer
 
 TINY = (
     "collection.episodes=3",
+    "collection.processes=1",
     "training.steps=40",
     "training.batch_size=16",
     "training.warmup_steps=5",
@@ -86,6 +87,12 @@ def kill_when(reached: Callable[[], bool], start: Start, line: list[str], folder
     process.wait()
 
 
+def kill_at_each(moments: Mapping[str, Callable[[Path], bool]], start: Start, line: list[str], folder: Path) -> None:
+    """Start the command that does `folder / "run"` again and again, and kill it at each moment, in their order."""
+    for reached in moments.values():
+        kill_when(lambda reached=reached: reached(folder / "run"), start, line, folder)
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path, vla_cl_in: VlaCl) -> Path:
     """The folder of a run of `arguments` to which nothing happened."""
@@ -112,16 +119,14 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(fork_server: ForkServer) -> Start:
     """Starts `vla-cl ...` in a folder, in a fork of a process that has its imports behind it."""
     usual = environment()
-    server = ForkServer(tmp_path_factory.mktemp("output"), usual)
 
     def start(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> ForkedCommand:
-        return server.start(arguments, folder, usual if environment is None else environment)
+        return fork_server.start(arguments, folder, usual if environment is None else environment)
 
-    yield start
-    server.close()
+    return start
 
 
 @pytest.fixture(scope="session")

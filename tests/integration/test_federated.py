@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.conftest import TINY, Start, VlaCl, fingerprint, kill_when
+from tests.integration.conftest import TINY, Start, VlaCl, fingerprint, kill_at_each
 
 
 def arguments(output: Path, demonstrations: Path, *more: str) -> list[str]:
@@ -69,12 +69,11 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_federated_run_ends_with_the_same_weights_and_rows(
-    moment: str, tmp_path: Path, demonstrations: Path, uninterrupted: Path, start: Start, vla_cl: VlaCl
+def test_a_federated_run_that_is_killed_again_and_again_ends_with_the_same_weights_and_rows(
+    tmp_path: Path, demonstrations: Path, uninterrupted: Path, start: Start, vla_cl: VlaCl
 ) -> None:
     line = arguments(tmp_path, demonstrations)
-    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), start, line, tmp_path)
+    kill_at_each(MOMENTS, start, line, tmp_path)
     finished = vla_cl(*line, timeout=600)
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == fingerprint(uninterrupted)

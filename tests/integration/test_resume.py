@@ -20,7 +20,7 @@ from tests.integration.conftest import (
     copy_of,
     environment,
     fingerprint,
-    kill_when,
+    kill_at_each,
     one_line,
 )
 
@@ -33,12 +33,11 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_ends_with_the_same_weights_and_rows(
-    moment: str, tmp_path: Path, demonstrations: Path, expected: dict[str, str], start: Start, vla_cl: VlaCl
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights_and_rows(
+    tmp_path: Path, demonstrations: Path, expected: dict[str, str], start: Start, vla_cl: VlaCl
 ) -> None:
     line = arguments(tmp_path, demonstrations)
-    kill_when(lambda: MOMENTS[moment](tmp_path / "run"), start, line, tmp_path)
+    kill_at_each(MOMENTS, start, line, tmp_path)
     finished = vla_cl(*line)
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == expected
@@ -89,16 +88,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory, demonstrations: Path, vla_cl
     return found
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        lambda run: (run / "checkpoints/stage_01").exists(),
-        lambda run: any(run.glob("checkpoints/training/stage_02/step_*")),
-    ],
-    ids=["between two adapters", "inside the second adapter's training"],
-)
 def test_a_killed_run_whose_policy_grows_ends_the_same(
-    moment: Callable[[Path], bool],
     tmp_path: Path,
     demonstrations: Path,
     grown: dict[str, str],
@@ -106,7 +96,11 @@ def test_a_killed_run_whose_policy_grows_ends_the_same(
     vla_cl: VlaCl,
 ) -> None:
     line = growing_arguments(tmp_path, demonstrations)
-    kill_when(lambda: moment(tmp_path / "run"), start, line, tmp_path)
+    moments = {
+        "between two adapters": lambda run: (run / "checkpoints/stage_01").exists(),
+        "inside the second adapter's training": lambda run: any(run.glob("checkpoints/training/stage_02/step_*")),
+    }
+    kill_at_each(moments, start, line, tmp_path)
     finished = vla_cl(*line)
     assert finished.returncode == 0, finished.stderr
     assert fingerprint(tmp_path / "run") == grown

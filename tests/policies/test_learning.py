@@ -50,8 +50,7 @@ def test_a_compact_policy_learns_where_things_are_and_what_it_is_told(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = policy.loss(squares(batch_size, seed=step), torch_generator("noise", step)).mean()
+        loss = policy.loss(squares(batch_size, seed=step), torch_generator("noise", step)).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

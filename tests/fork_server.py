@@ -87,7 +87,7 @@ class ForkServer:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[1],
             )
         self._lines = b""
 
