@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.cli.conftest import CommandLine
 from vla_cl.cli.main import main
 
 FOG = str(Path(__file__).parents[2] / "docs" / "examples" / "fog.py")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import CommandLine
 from vla_cl.checkpoint import load_checkpoint
 from vla_cl.cli.main import main
 from vla_cl.data import Statistics
