@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,23 +60,41 @@ def build_raw(
     if clash := sorted(_NOT_OURS & set(options)):
         raise ConfigurationError(f"option {clash[0]!r} of {environment} is set by the backend; leave it out")
     try:
-        return robosuite.make(
-            environment,
-            robots=model or robot,
-            gripper_types=_OWN_TOOL.get(environment, gripper),
-            controller_configs=load_composite_controller_config(robot=robot),
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            renderer="mujoco",
-            use_camera_obs=False,
-            control_freq=CONTROL_FREQUENCY,
-            ignore_done=True,
-            hard_reset=rebuild,
-            seed=0,
-            **copy.deepcopy(dict(options)),
-        )
+        with robots_not_compiled_alone():
+            return robosuite.make(
+                environment,
+                robots=model or robot,
+                gripper_types=_OWN_TOOL.get(environment, gripper),
+                controller_configs=load_composite_controller_config(robot=robot),
+                has_renderer=False,
+                has_offscreen_renderer=False,
+                renderer="mujoco",
+                use_camera_obs=False,
+                control_freq=CONTROL_FREQUENCY,
+                ignore_done=True,
+                hard_reset=rebuild,
+                seed=0,
+                **copy.deepcopy(dict(options)),
+            )
     except TypeError as error:
         raise ConfigurationError(f"robosuite's {environment} cannot be built: {error}") from error
+
+
+@contextmanager
+def robots_not_compiled_alone() -> Iterator[None]:
+    """Spare robosuite a second compilation, of the robot without the scene, wherever it builds one.
+
+    It is there for controllers that solve inverse kinematics; OSC_POSE does not, and for a Panda it takes as long as
+    the scene's own.
+    """
+    from robosuite.models.robots.robot_model import RobotModel
+
+    compiling = RobotModel.set_mujoco_model
+    RobotModel.set_mujoco_model = lambda robot, mujoco_model=None: None
+    try:
+        yield
+    finally:
+        RobotModel.set_mujoco_model = compiling
 
 
 def free_stuck_joints(robot: str, model: Any) -> None:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from vla_cl.envs.base import BACKENDS, UNSTABLE, EnvironmentSpec, ManipulationEnv
 from vla_cl.envs.mujoco_import import import_mujoco, instability_counters
 from vla_cl.envs.rendering import Renderer
-from vla_cl.envs.robosuite.build import CONTROL_FREQUENCY, build_raw, free_stuck_joints, physics_steps, reseed
+from vla_cl.envs.robosuite.build import (
+    CONTROL_FREQUENCY,
+    build_raw,
+    free_stuck_joints,
+    physics_steps,
+    reseed,
+    robots_not_compiled_alone,
+)
 from vla_cl.envs.robosuite.control import ArmControl, ControlRules
 from vla_cl.envs.robosuite.pose import GripperPose
 from vla_cl.envs.robosuite.wipe import WipedMarkers
@@ -107,7 +114,8 @@ class RobosuiteEnv(ManipulationEnv):
             for name, values in self._pristine.items():
                 getattr(self.model, name)[:] = values
         reseed(self.raw, seed)
-        self.raw.reset()
+        with robots_not_compiled_alone():
+            self.raw.reset()
         if self._rebuild:
             self._bind_model()
         self._after_reset()
