@@ -337,6 +337,7 @@ class TaskSequence:
             config.collection,
             config.observation,
             config.rendering,
+            processes=config.collection.processes,
             plugins=config.plugins,
         )
         first = next(place for place, each in enumerate(self.sequence) if each.name == task.name)

@@ -346,7 +346,9 @@ def test_errors_of_workers_are_raised_here(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"episodes": 0}, {"action_noise": -0.1}, {"action_noise": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"episodes": 0}, {"processes": 0}, {"action_noise": -0.1}, {"action_noise": float("nan")}]
+)
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="collection"):
         CollectionOptions(**wrong)  # type: ignore[arg-type]
@@ -415,5 +417,5 @@ def test_everything_that_decides_the_content_decides_the_name(tmp_path: Path) ->
         name(task=dataclasses.replace(task, instruction="shut it")),
     ]
     assert len(set(variants)) == len(variants)
-    assert name(options=CollectionOptions(max_attempts=99)) == name()
+    assert name(options=CollectionOptions(max_attempts=99, processes=7)) == name()
     assert name(observation=ObservationOptions(cameras=("corner2", "gripperPOV"))) == name()

@@ -32,18 +32,22 @@ class CollectionOptions:
             the environment's `noise_scale`, because an action of 1 moves some hands further than others; the
             stored `actions` stay the expert's own, so a policy also learns to recover.
         max_attempts: Attempts after which to give up; None is 20 + 4 * episodes.
+        processes: Simulator processes; None is one a core. They change the time that it takes, and nothing else.
     """
 
     episodes: int = 50
     seed: int = 0
     action_noise: float = 0.0
     max_attempts: int | None = None
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ConfigurationError(f"collection.episodes must be at least 1, got {self.episodes}")
         if not (np.isfinite(self.action_noise) and self.action_noise >= 0.0):
             raise ConfigurationError(f"collection.action_noise must be at least 0, got {self.action_noise}")
+        if self.processes is not None and self.processes < 1:
+            raise ConfigurationError(f"collection.processes must be at least 1, got {self.processes}")
         if self.max_attempts is not None and self.max_attempts < self.episodes:
             raise ConfigurationError(
                 f"collection.max_attempts must be at least the {self.episodes} episodes, got {self.max_attempts}"
