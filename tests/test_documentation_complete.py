@@ -77,7 +77,7 @@ def test_every_preset_backbone_and_head_has_its_section() -> None:
 ALIKE = {"cw20": "cw10", "tabletop_language": "tabletop_goal", "tabletop_dynamics": "tabletop_goal"}
 """Suites that look like others."""
 
-NOT_DRAWN = {"libero_10", "libero_90"}
+NOT_DRAWN = {"libero_90"}
 """Suites whose contact sheets are still missing on the pages; draw them, and take them out here."""
 
 
