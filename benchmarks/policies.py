@@ -7,7 +7,7 @@ Made-up demonstrations of two cameras at the preset's own size, one thread, proc
 the machine hardly matter. To act is one observation in, one chunk of actions out; a training step is forward, backward
 and optimiser, here of 8 windows, whatever the recipe's batch is. Medians over repetitions. SmolVLA is built with random
 weights, and not trained here: a step takes minutes. The presets on PaliGemma need its weights and are left out. The
-last line of the output is JSON. Takes about ten minutes, most of it SmolVLA's.
+last line of the output is JSON. Takes about six minutes of processor time.
 """
 
 from __future__ import annotations
