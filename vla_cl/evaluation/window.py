@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from vla_cl.envs.mujoco_import import import_mujoco
 from vla_cl.errors import ConfigurationError, RenderingError, UnknownNameError
 
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+_SECONDS_TO_CLOSE = 10.0
 
 
 class WindowClosed(Exception):
@@ -40,6 +42,7 @@ class Window:
             raise ConfigurationError(f"speed must be above 0, got {speed:g}")
         self._camera, self._speed = camera, speed
         self._viewer: Any = None
+        self._threads: list[threading.Thread] = []
         self._due = 0.0
 
     def begin(self, env: ManipulationEnv) -> None:
@@ -56,7 +59,9 @@ class Window:
         if self._camera and camera is None:
             raise UnknownNameError("camera", self._camera, env.renderer.cameras if env.renderer else [])
         state = env.get_state()
+        others = set(threading.enumerate())
         self._viewer = _open(env)
+        self._threads = [thread for thread in threading.enumerate() if thread not in others]
         env.set_state(state)  # opening runs mj_forward, which changes what the solver starts from
         mujoco = import_mujoco()
         with self._viewer.lock():
@@ -87,10 +92,15 @@ class Window:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Close the window, if it is open."""
+        """Close the window, if it is open, and wait for its threads: one that still frees what it drew with while the
+        interpreter ends takes that down with it.
+        """
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+        for thread in self._threads:
+            thread.join(_SECONDS_TO_CLOSE)
+        self._threads = []
 
     def __enter__(self) -> Self:
         return self
