@@ -108,6 +108,14 @@ class ForkServer:
             self.listen(1.0)
         return ForkedCommand(self, number, self._started[number], self._folder)
 
+    def run(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `vla-cl *arguments` in a folder to its end; its exit status and output."""
+        process = self.start(arguments, folder, environment)
+        output, errors = process.communicate(timeout)
+        return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
+
     def status(self, number: int) -> int | None:
         """The exit status of a command that has ended."""
         self.listen(0.0)

@@ -27,9 +27,7 @@ def vla_cl_in(fork_server: ForkServer) -> CommandLine:
     """Run `vla-cl WORD...` in a folder and return what it printed and its status."""
 
     def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        process = fork_server.start(words, folder, os.environ)
-        output, errors = process.communicate(300)
-        return subprocess.CompletedProcess(["vla-cl", *words], process.wait(), output, errors)
+        return fork_server.run(words, folder, os.environ, timeout=300)
 
     return run
 

@@ -130,7 +130,7 @@ def start(fork_server: ForkServer) -> Start:
 
 
 @pytest.fixture(scope="session")
-def vla_cl_in(start: Start) -> VlaCl:
+def vla_cl_in(fork_server: ForkServer) -> VlaCl:
     """Runs the command line in a folder and returns its exit status and output.
 
     Commands that start interpreters themselves (`grid`, `--jobs`) run in a fresh one, as a user's do.
@@ -141,9 +141,7 @@ def vla_cl_in(start: Start) -> VlaCl:
             return subprocess.run(
                 command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
             )
-        process = start(*arguments, folder=folder)
-        output, errors = process.communicate(timeout)
-        return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
+        return fork_server.run(arguments, folder, environment(), timeout)
 
     return run
 
